@@ -1,0 +1,1 @@
+"""The library both halves stand on: precompute writes runs with it, the dashboard reads them with it."""

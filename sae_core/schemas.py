@@ -1,0 +1,291 @@
+"""Every Parquet table of a run: what each number means. `data/README.md` is generated from this module.
+
+A table is stored sorted by its key, one file per dictionary (run-wide tables: one file), with the provenance
+of what it was made from in the footer. Columns may be added; meanings may not drift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+TOP_TOKENS = 5
+HISTOGRAM_BINS = 10
+TOKENS_PER_BIN = 9
+FEATURES_PER_TOKEN = 30
+EFFECT_TOKENS = 25
+EFFECT_POSITIONS = 256
+EFFECT_WINDOWS = 64
+DROP_THRESHOLD = 0.1
+TREE_CONTEXTS = 20
+TREE_MIN_CONTEXTS = 5
+TREE_PARENTS = 20
+NEIGHBOURS = 10
+DENSE_ABOVE = 0.1
+OTHER_TOKEN = -1
+REST_OF_PARENTS = -1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: name, Arrow type, meaning with its unit."""
+
+    name: str
+    type: pa.DataType
+    doc: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: what it holds, its sort key, which tokens it counts, how they were sampled, and its cap."""
+
+    name: str
+    doc: str
+    key: tuple[str, ...]
+    population: str
+    columns: tuple[Column, ...]
+    version: int = 1
+    per_dictionary: bool = True
+
+    @property
+    def arrow(self) -> pa.Schema:
+        """Arrow schema with the column docs in the field metadata; every column is nullable=False."""
+        fields = [pa.field(c.name, c.type, nullable=False, metadata={"doc": c.doc}) for c in self.columns]
+        return pa.schema(fields)
+
+    @property
+    def column_names(self) -> list[str]:
+        return [c.name for c in self.columns]
+
+
+I32, I64, F32, TEXT, FLAG = pa.int32(), pa.int64(), pa.float32(), pa.string(), pa.bool_()
+FEATURE = Column("feature", I32, "index in the dictionary")
+TOKEN = Column("token", TEXT, "the token made readable (space ␣, newline ↵, tab ⇥, bytes ‹E2›)")
+
+FEATURES = Table(
+    "features",
+    "One row for each feature: how often, how strongly and on what it is active.",
+    ("feature",),
+    "all table tokens",
+    (
+        FEATURE,
+        Column("n_active", I64, "tokens with code != 0"),
+        Column("density", F32, "n_active / table tokens"),
+        Column("max_activation", F32, "largest code; 0 for a dead feature"),
+        Column("mean_active", F32, "mean code over active tokens; 0 for a dead feature"),
+        Column("entropy", F32, "bits: -sum p log2 p over tokens, p = share of the active positions on that token"),
+        Column("mean", F32, "mean code over all tokens"),
+        Column("variance", F32, "centred variance of the code over all tokens"),
+        Column("skew_uncentred", F32, "E[c^3] / variance^1.5 (the authors' form); 0 if the variance is 0"),
+        Column("kurtosis_uncentred", F32, "E[c^4] / variance^2 (the authors' form); 0 if the variance is 0"),
+        Column("skew", F32, "E[(c-mean)^3] / variance^1.5; 0 if the variance is 0"),
+        Column("kurtosis", F32, "E[(c-mean)^4] / variance^2; 0 if the variance is 0"),
+        Column("top_tokens", pa.list_(TEXT), f"the {TOP_TOKENS} tokens with the largest summed code, readable"),
+        Column("top_token_ids", pa.list_(I32), "their ids"),
+        Column("sparkline", pa.list_(F32), f"log10(1 + count) of the {HISTOGRAM_BINS} histogram bins"),
+        Column("dead", FLAG, "never active on the table tokens"),
+        Column("dense", FLAG, f"active on more than {DENSE_ABOVE:.0%} of the table tokens"),
+        Column("position_only", FLAG, "at least 90 % of its activity mass lies on one position of the context"),
+        Column("outlier_direction", FLAG, "over half of its direction's squared norm lies on one residual coordinate"),
+    ),
+)
+
+TOKEN_HISTOGRAMS = Table(
+    "token_histograms",
+    "Activation histogram split by token (paper Fig. 4 left): counts add up to n_active.",
+    ("feature", "bin"),
+    f"all table tokens, exact; {HISTOGRAM_BINS} equal bins of (0, max]; the {TOKENS_PER_BIN} commonest tokens per bin",
+    (
+        FEATURE,
+        Column("bin", I32, f"0 .. {HISTOGRAM_BINS - 1}"),
+        Column("bin_low", F32, "exclusive lower edge of the bin"),
+        Column("bin_high", F32, "inclusive upper edge of the bin"),
+        Column("token_id", I32, f"token, or {OTHER_TOKEN} for all remaining tokens of the bin together"),
+        TOKEN,
+        Column("count", I64, "active positions in this bin on this token"),
+    ),
+)
+
+TOKEN_FEATURES = Table(
+    "token_features",
+    "The features strongest on each token: search by input token.",
+    ("token_id", "feature"),
+    f"all table tokens; the {FEATURES_PER_TOKEN} features with the largest summed code on each token",
+    (
+        Column("token_id", I32, "token"),
+        FEATURE,
+        Column("count", I64, "positions with this token on which the feature is active"),
+        Column("mean_activation", F32, "mean code over those positions"),
+        Column("share_of_token", F32, "count / occurrences of the token"),
+        Column("share_of_feature", F32, "count / n_active of the feature"),
+    ),
+)
+
+CONTEXTS = Table(
+    "contexts",
+    "Windows in which the feature is active, by band.",
+    ("feature", "band", "rank"),
+    "windows of the table tokens; repeats (same 12 tokens up to the peak) collapsed. Bands: `top` the 20 strongest; "
+    "`bin0`..`bin9` 5 positions drawn uniformly from the bin and at least one for each token the histogram lists; "
+    "`none` 5 windows without activity",
+    (
+        FEATURE,
+        Column("band", TEXT, "top, bin0 .. bin9, none"),
+        Column("rank", I32, "order inside the band, strongest first"),
+        Column("window", I64, "key of the `windows` table"),
+        Column("position", I32, "position of the peak in the window; the middle for `none`"),
+        Column("activation", F32, "code at the peak"),
+        Column("token_id", I32, "token at the peak"),
+        Column("active_positions", pa.list_(pa.int16()), "positions of the window with code != 0"),
+        Column("active_values", pa.list_(F32), "the codes there"),
+    ),
+)
+
+WINDOWS = Table(
+    "windows",
+    "The windows that contexts refer to.",
+    ("window",),
+    "windows that some row of `contexts` refers to",
+    (
+        Column("window", I64, "index of the window in the corpus"),
+        Column("document", I64, "index of the document its first token belongs to"),
+        Column("source", TEXT, "register or source of that document; empty if unknown"),
+        Column("token_ids", pa.list_(I32), "the tokens"),
+    ),
+    per_dictionary=False,
+)
+
+VOCABULARY = Table(
+    "vocabulary",
+    "Every token made readable, so that browsing needs no tokenizer.",
+    ("token_id",),
+    "ids below the tokenizer's length",
+    (
+        Column("token_id", I32, "token"),
+        TOKEN,
+        Column("count", I64, "occurrences among the table tokens"),
+    ),
+    per_dictionary=False,
+)
+
+LOGIT_EFFECTS = Table(
+    "logit_effects",
+    "What removing the feature does to the next-token prediction, and what its direction alone would write.",
+    ("feature", "population", "mean_change_logprob"),
+    f"`active`: at most {EFFECT_POSITIONS} uniformly drawn active positions from at most {EFFECT_WINDOWS} uniformly "
+    "drawn windows; the feature is removed at all positions of the window. The "
+    f"{EFFECT_TOKENS} most lowered and the {EFFECT_TOKENS} most raised tokens",
+    (
+        FEATURE,
+        Column("population", TEXT, "active"),
+        Column("token_id", I32, "next token"),
+        TOKEN,
+        Column("mean_change_logprob", F32, "nats: mean of edited minus clean log-probability; negative = lowered"),
+        Column("mean_change_logit", F32, "mean of edited minus clean logit"),
+        Column("stderr", F32, "nats: standard error of mean_change_logprob, clustered by window"),
+        Column("n_positions", I32, "positions averaged"),
+        Column("n_windows", I32, "windows they come from"),
+        Column("direct", F32, "logit change along the direct path: -mean_active x W_U(gamma (f - mean f)) / mean norm"),
+        Column("mean_kl", F32, "nats: mean KL(clean || edited) over the same positions"),
+    ),
+)
+
+NEXT_TOKEN_DROPS = Table(
+    "next_token_drops",
+    "Drop of the log-probability of the token that really came next (paper Fig. 4 right).",
+    ("feature", "population", "bin"),
+    "`active`: the active positions of `logit_effects`; `all`: every position of its windows. "
+    f"Drops above {DROP_THRESHOLD} nats; {HISTOGRAM_BINS} equal bins up to the largest drop; "
+    f"the {TOKENS_PER_BIN} commonest tokens per bin",
+    (
+        FEATURE,
+        Column("population", TEXT, "active or all"),
+        Column("bin", I32, f"0 .. {HISTOGRAM_BINS - 1}"),
+        Column("bin_low", F32, "nats"),
+        Column("bin_high", F32, "nats"),
+        Column("token_id", I32, f"the next token, or {OTHER_TOKEN} for the rest"),
+        TOKEN,
+        Column("count", I64, "positions in the bin"),
+        Column("n_positions", I32, "positions looked at, whatever their drop"),
+    ),
+)
+
+CAUSAL_EDGES = Table(
+    "causal_edges",
+    "How much of a feature's activation disappears when a feature of the previous layer is removed (paper Sec. 5.3).",
+    ("feature", "parent"),
+    f"live features of layers 1 and up; one context from each of {TREE_CONTEXTS} equal bins of [M/2, M], cut at the "
+    f"target token; fewer than {TREE_MIN_CONTEXTS} contexts: no rows. The {TREE_PARENTS} strongest parents by |drop|",
+    (
+        FEATURE,
+        Column("parent_dictionary", TEXT, "headline dictionary of the previous layer"),
+        Column("parent", I32, f"feature there, or {REST_OF_PARENTS} for all weaker parents together"),
+        Column("relative_drop", F32, "mean over all contexts of (a - a') / a at the target; sum for the rest row"),
+        Column("stderr", F32, "standard error of relative_drop over contexts; 0 for the rest row"),
+        Column("n_contexts", I32, "contexts averaged; for the rest row the number of parents summed"),
+        Column("cosine", F32, "of the two decoder directions; 0 for the rest row"),
+    ),
+)
+
+NEIGHBOURS_TABLE = Table(
+    "neighbours",
+    "Nearest features by direction, and those that fire together.",
+    ("feature", "relation", "rank"),
+    f"the {NEIGHBOURS} nearest: `same`, `previous` and `next` by cosine of decoder directions in the headline "
+    "dictionaries; `cofiring` by Jaccard index of the active tokens within the dictionary",
+    (
+        FEATURE,
+        Column("relation", TEXT, "same, previous, next, cofiring"),
+        Column("rank", I32, "0 is nearest"),
+        Column("other_dictionary", TEXT, "where the other feature lives"),
+        Column("other", I32, "the other feature"),
+        Column("similarity", F32, "cosine, or Jaccard index for cofiring"),
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    "One row for each dictionary, sweeps included, on held-out tokens.",
+    ("dictionary",),
+    "held-out tokens (10 % of documents by hash)",
+    (
+        Column("dictionary", TEXT, "dictionary id"),
+        Column("n_tokens", I64, "held-out tokens"),
+        Column("l0", F32, "mean active features a token"),
+        Column("fvu", F32, "sum |x - x_hat|^2 / sum |x - mean x|^2, one ratio over all tokens"),
+        Column("n_features", I32, "dictionary size"),
+        Column("n_alive", I32, "features active on more than 10 held-out tokens"),
+        Column("loss_clean", F32, "nats per token, model untouched"),
+        Column("loss_spliced", F32, "nats per token, activations replaced by their reconstruction"),
+        Column("loss_zero", F32, "nats per token, the site set to 0 at all positions"),
+        Column("ce_recovered", F32, "(CE_zero - CE_sae) / (CE_zero - CE_clean)"),
+        Column("perplexity_clean", F32, "exp(loss_clean)"),
+        Column("perplexity_spliced", F32, "exp(loss_spliced)"),
+        Column("train_tokens", I64, "activation vectors seen in training"),
+        Column("train_seconds", F32, "wall time of its ensemble, shared equally"),
+        Column("mean_l1", F32, "mean over tokens of the sum of codes"),
+        Column(
+            "density_hist",
+            pa.list_(I64),
+            "features per half-decade of log10 density from 1e-6 to 1 (12 bins); silent features are left out",
+        ),
+    ),
+)
+
+TABLES: dict[str, Table] = {
+    t.name: t
+    for t in (
+        FEATURES,
+        TOKEN_HISTOGRAMS,
+        TOKEN_FEATURES,
+        CONTEXTS,
+        WINDOWS,
+        VOCABULARY,
+        LOGIT_EFFECTS,
+        NEXT_TOKEN_DROPS,
+        CAUSAL_EDGES,
+        NEIGHBOURS_TABLE,
+        METRICS,
+    )
+}

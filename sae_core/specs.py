@@ -1,0 +1,199 @@
+"""What a run is made of: frozen dataclasses with strict (de)serialisation. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from sae_core.errors import SpecError
+
+SITE_HOOKS = {
+    "resid_post": "blocks.{layer}.hook_resid_post",
+    "mlp_out": "blocks.{layer}.hook_mlp_out",
+    "mlp_post": "blocks.{layer}.mlp.hook_post",
+    "attn_out": "blocks.{layer}.hook_attn_out",
+}
+SPACES = ("raw", "centred")
+HEADLINE_L0 = 30
+HEADLINE_RULE = f"the resid_post dictionary of the layer whose held-out L0 is nearest {HEADLINE_L0}"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Base of all specs: `to_dict` and a `from_dict` that refuses unknown and missing keys."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form; tuples become lists, nested specs become dicts."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`. Raises SpecError for keys this version does not know or needs and lacks."""
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise SpecError(
+                f"the keys {sorted(fields)} for {cls.__name__}",
+                f"unknown {unknown}",
+                "Remove them, or read the file with the version that wrote it",
+            )
+        missing = [n for n, f in fields.items() if n not in values and _required(f)]
+        if missing:
+            raise SpecError(f"the keys {sorted(fields)} for {cls.__name__}", f"no {missing}", "Add the missing keys")
+        return cls(**{name: _parse(fields[name], value) for name, value in values.items()})
+
+
+def _required(f: dataclasses.Field) -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+
+
+def _parse(f: dataclasses.Field, value: Any) -> Any:
+    nested = f.metadata.get("spec")
+    if nested is not None and value is not None:
+        return nested.from_dict(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Site(Spec):
+    """One place in the model where activations are read: a layer, a short site name, and a space.
+
+    `raw` is the Hugging Face weights as they are; `centred` removes the mean over d per position,
+    which is what dictionaries trained on old TransformerLens weights expect.
+    """
+
+    layer: int
+    name: str = "resid_post"
+    space: str = "raw"
+
+    def __post_init__(self) -> None:
+        if self.name not in SITE_HOOKS:
+            raise SpecError(f"a site out of {sorted(SITE_HOOKS)}", repr(self.name), "Choose one of them")
+        if self.space not in SPACES:
+            raise SpecError(f"a space out of {SPACES}", repr(self.space), "Choose one of them")
+        if self.layer < 0:
+            raise SpecError("a layer of 0 or more", str(self.layer), "Count layers from 0")
+
+    @property
+    def hook(self) -> str:
+        """The TransformerLens hook name."""
+        return SITE_HOOKS[self.name].format(layer=self.layer)
+
+    @classmethod
+    def from_hook(cls, hook: str, space: str = "raw") -> Site:
+        """Inverse of `hook`. Raises SpecError for hooks this project has no site for."""
+        for name, pattern in SITE_HOOKS.items():
+            match = re.fullmatch(re.escape(pattern).replace(r"\{layer\}", r"(\d+)"), hook)
+            if match:
+                return cls(int(match.group(1)), name, space)
+        raise SpecError(f"a hook like {sorted(SITE_HOOKS.values())}", repr(hook), "Choose one of these sites")
+
+    def width(self, d_model: int) -> int:
+        """Number of coordinates at this site: 4 d_model for the MLP's hidden layer, else d_model."""
+        return 4 * d_model if self.name == "mlp_post" else d_model
+
+
+@dataclass(frozen=True)
+class ModelSpec(Spec):
+    """Which language model: a hub id or a folder, and how it is loaded."""
+
+    name: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@dataclass(frozen=True)
+class CorpusSpec(Spec):
+    """Where text comes from. Written `text:FILES`, `hub:DATASET[:split[:column]]` or `miniature`.
+
+    FILES is a comma-separated list of .txt, .jsonl (field `text`) or .parquet (column `text`) files.
+    """
+
+    kind: str
+    source: tuple[str, ...] = ()
+    split: str = "train"
+    column: str = "text"
+
+    @classmethod
+    def parse(cls, text: str) -> CorpusSpec:
+        """Read the command-line form. Raises SpecError for anything else."""
+        kind, _, rest = text.partition(":")
+        if kind == "miniature" and not rest:
+            return cls("miniature")
+        if kind == "text" and rest:
+            return cls("text", tuple(part for part in rest.split(",") if part))
+        if kind == "hub" and rest:
+            name, *more = rest.split(":")
+            return cls("hub", (name,), *more[:2])
+        raise SpecError(
+            "a corpus written text:FILES, hub:DATASET[:split[:column]] or miniature", repr(text), "Name one of these"
+        )
+
+    def __str__(self) -> str:
+        if self.kind == "text":
+            return "text:" + ",".join(Path(s).name for s in self.source)
+        return self.kind if self.kind == "miniature" else f"hub:{self.source[0]}:{self.split}:{self.column}"
+
+
+@dataclass(frozen=True)
+class TrainSpec(Spec):
+    """How dictionaries are trained (paper App. B, with plain Adam)."""
+
+    tokens: int = 4_000_000
+    batch_size: int = 1024
+    lr: float = 1e-3
+    warmup_steps: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DictionarySpec(Spec):
+    """One dictionary: where it reads, its form, its size relative to the site's width, its sparsity price."""
+
+    site: Site = field(metadata={"spec": Site})
+    kind: str
+    ratio: float
+    alpha: float
+
+    def n_features(self, d_model: int) -> int:
+        """ratio x the width of the site."""
+        return int(round(self.ratio * self.site.width(d_model)))
+
+    @property
+    def id(self) -> str:
+        """Readable id such as `L2-resid_post-tied-r4-a8.6e-4`."""
+        space = "" if self.site.space == "raw" else f"-{self.site.space}"
+        return f"L{self.site.layer}-{self.site.name}{space}-{self.kind}-r{self.ratio:g}-a{format_alpha(self.alpha)}"
+
+
+def format_alpha(alpha: float) -> str:
+    """Two significant digits in the paper's notation: 0.00086 -> `8.6e-4`, 0 -> `0`."""
+    if alpha == 0:
+        return "0"
+    mantissa, exponent = f"{alpha:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+@dataclass(frozen=True)
+class RunSpec(Spec):
+    """Everything that decides what the tables of a run hold."""
+
+    model: ModelSpec = field(metadata={"spec": ModelSpec})
+    corpus: CorpusSpec = field(metadata={"spec": CorpusSpec})
+    table_tokens: int = 2_000_000
+    metric_tokens: int = 200_000
+    context: int = 256
+    window: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.context % self.window:
+            raise SpecError(
+                "a context that is a whole number of windows",
+                f"context {self.context}, window {self.window}",
+                "Choose, for example, 256 and 64",
+            )

@@ -1,0 +1,50 @@
+"""Tokens made readable: whitespace and byte fragments visible, never ambiguous. Light: needs no tokenizer."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import lru_cache
+
+VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
+
+
+@lru_cache(maxsize=1)
+def byte_of_symbol() -> dict[str, int]:
+    """The byte that each printable symbol of a byte-level BPE vocabulary stands for.
+
+    Printable Latin-1 characters stand for themselves; the other bytes, in order, for U+0100 and up.
+    """
+    own = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    table = {chr(byte): byte for byte in own}
+    others = [byte for byte in range(256) if byte not in set(own)]
+    return table | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def token_bytes(piece: str) -> bytes:
+    """Bytes of a byte-level BPE piece such as `Ġthe`; added tokens (not in that alphabet) as UTF-8."""
+    table = byte_of_symbol()
+    if all(symbol in table for symbol in piece):
+        return bytes(table[symbol] for symbol in piece)
+    return piece.encode("utf-8")
+
+
+def readable(raw: bytes) -> str:
+    """Visible form of a token's bytes: ` the` -> `␣the`, a newline -> `↵`, a byte fragment -> `‹E2›`.
+
+    Characters that serve as marks here are written as escapes, so two tokens never look the same.
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return "".join(chr(b) if 0x21 <= b < 0x7F else VISIBLE[" "] if b == 0x20 else f"‹{b:02X}›" for b in raw)
+    return "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character in VISIBLE:
+        return VISIBLE[character]
+    marks = set(VISIBLE.values()) | {"‹", "›", "\\"}
+    hidden = unicodedata.category(character)[0] in "CZ" or unicodedata.category(character)[0] == "M"
+    if (character in marks and character != "\\") or hidden:
+        return f"\\u{{{ord(character):x}}}"
+    return character
