@@ -1,0 +1,249 @@
+"""Text -> fixed-length token windows on disk.
+
+Documents are split by a stable hash into training and held-out ones, tokenised in blocks, each followed by the
+end-of-text token, and cut into contexts of equal length. Memory stays flat however long the corpus.
+
+    corpus/corpus.json                  facts: sizes, sources, factors, hash
+    corpus/SPLIT.tokens.bin             token ids [n, context], uint16 or uint32
+    corpus/SPLIT.documents.npy          document of each window's first token [n, context // window]
+    corpus/SPLIT.sources.npy, .json     source of each document, as a number and as a name
+    corpus/SPLIT.labels.npz             known factors as value numbers [n, context] each; only where there are any
+
+Window w of a split is quarter w % 4 of context w // 4 (with 64 and 256 tokens).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from sae_core.documents import Labels, TextDocument, is_held_out
+from sae_core.errors import CorpusError
+from sae_core.store import storage_errors
+
+SPLITS = ("train", "held_out")
+BLOCK_DOCUMENTS = 64
+BLOCK_CHARS = 1_000_000
+LISTED_SOURCES = 50
+
+# ---- writing windows
+
+
+def tokenise_to(
+    folder: Path,
+    documents: Iterable[TextDocument],
+    tokenizer: Any,
+    *,
+    train_tokens: int,
+    held_out_tokens: int,
+    context: int,
+    window: int,
+) -> dict[str, Any]:
+    """Write both splits, at most that many tokens each, and return the facts (also in corpus.json).
+
+    The folder is replaced as a whole when all is written. Reads no further into `documents` than needed.
+    `tokenizer` is a fast Hugging Face tokenizer with an end-of-text token.
+    Raises CorpusError if a split does not fill one context, StorageError if the disk is full.
+    """
+    started = time.perf_counter()
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    wanted = {"train": train_tokens, "held_out": held_out_tokens}
+    with storage_errors(folder), ExitStack() as stack:
+        temporary.mkdir(parents=True)
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+        splits = {name: _SplitWriter(temporary, name, dtype, n // context * context) for name, n in wanted.items()}
+        with tqdm(desc="tokens", total=sum(s.limit for s in splits.values()), unit="tok", dynamic_ncols=True) as bar:
+            for block in _blocks(_needed(documents, splits)):
+                bar.update(sum(_write_block(block, tokenizer, splits)))
+        facts = _facts(splits, context, window, dtype) | {"seconds": round(time.perf_counter() - started, 1)}
+        (temporary / "corpus.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    return facts
+
+
+def _needed(documents: Iterable[TextDocument], splits: dict[str, _SplitWriter]) -> Iterator[tuple[str, TextDocument]]:
+    """Documents with their split, leaving out those of a full split, until both are full."""
+    for document in documents:
+        name = "held_out" if is_held_out(document.text) else "train"
+        if not splits[name].full:
+            yield name, document
+        if all(split.full for split in splits.values()):
+            return
+
+
+def _blocks(documents: Iterable[tuple[str, TextDocument]]) -> Iterator[list[tuple[str, TextDocument]]]:
+    block, chars = [], 0
+    for item in documents:
+        block.append(item)
+        chars += len(item[1].text)
+        if len(block) == BLOCK_DOCUMENTS or chars > BLOCK_CHARS:
+            yield block
+            block, chars = [], 0
+    if block:
+        yield block
+
+
+def _write_block(block: list, tokenizer: Any, splits: dict[str, _SplitWriter]) -> Iterator[int]:
+    texts = [document.text for _, document in block]
+    encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
+    for (name, document), encoding in zip(block, encodings, strict=True):
+        labels = document.labels(encoding.offsets) if document.labels else {}
+        yield splits[name].add([*encoding.ids, tokenizer.eos_token_id], document.source, labels)
+
+
+class _SplitWriter:
+    """One split on its way to disk: tokens and label numbers in raw files, one entry per document in memory."""
+
+    def __init__(self, folder: Path, name: str, dtype: type, limit: int) -> None:
+        self.folder, self.name, self.dtype, self.limit = folder, name, dtype, limit
+        self.n = 0
+        self.starts: list[int] = []
+        self.document_sources: list[int] = []
+        self.sources: dict[str, int] = {}
+        self.values: dict[str, dict[str, int]] = {}
+        self.digest = hashlib.sha256()
+
+    @property
+    def full(self) -> bool:
+        return self.n >= self.limit
+
+    def add(self, ids: list[int], source: str, labels: Labels) -> int:
+        """Append one document as far as it fits; the number of tokens written."""
+        ids = ids[: self.limit - self.n]
+        if not ids:
+            return 0
+        if self.n and labels.keys() != self.values.keys():
+            found = f"{sorted(labels.keys() ^ self.values.keys())} in some only"
+            raise CorpusError("the same factors in every document", found, "Label all documents or none")
+        self.starts.append(self.n)
+        self.document_sources.append(self.sources.setdefault(source, len(self.sources)))
+        raw = np.asarray(ids, self.dtype).tobytes()
+        self.digest.update(raw)
+        self._append("tokens.bin", raw)
+        for factor, tokens in labels.items():
+            known = self.values.setdefault(factor, {"": 0})
+            # The end-of-text token has no label; a document cut short keeps the labels of what is left.
+            numbers = [known.setdefault(value, len(known)) for value in [*tokens, ""][: len(ids)]]
+            self._append(f"{factor}.bin", _as_bytes(numbers, factor))
+        self.n += len(ids)
+        return len(ids)
+
+    def _append(self, kind: str, raw: bytes) -> None:
+        with self._path(kind).open("ab") as file:
+            file.write(raw)
+
+    def _path(self, kind: str) -> Path:
+        return self.folder / f"{self.name}.{kind}"
+
+    def finish(self, context: int, window: int) -> int:
+        """Cut to whole contexts and write what describes them; the number of tokens kept."""
+        kept = self.n // context * context
+        if kept == 0:
+            found = f"{self.n} tokens in the {self.name.replace('_', '-')} split"
+            raise CorpusError(f"at least one context of {context} tokens in each split", found, "Use a longer corpus")
+        with self._path("tokens.bin").open("r+b") as file:
+            file.truncate(kept * np.dtype(self.dtype).itemsize)
+        starts = np.searchsorted(self.starts, np.arange(0, kept, window), side="right") - 1
+        np.save(self._path("documents.npy"), starts.astype(np.int32).reshape(-1, context // window))
+        np.save(self._path("sources.npy"), np.asarray(self.document_sources, np.int32))
+        self._path("sources.json").write_text(json.dumps(list(self.sources), ensure_ascii=False), encoding="utf-8")
+        if self.values:
+            self._compress_labels(kept, context)
+        return kept
+
+    def _compress_labels(self, kept: int, context: int) -> None:
+        paths = {factor: self._path(f"{factor}.bin") for factor in self.values}
+        maps = {f: np.memmap(path, np.uint8, "r", shape=(kept // context, context)) for f, path in paths.items()}
+        np.savez_compressed(self._path("labels.npz"), **maps)
+        del maps
+        for path in paths.values():
+            path.unlink()
+
+
+def _as_bytes(numbers: list[int], factor: str) -> bytes:
+    try:
+        return bytes(numbers)
+    except ValueError:
+        raise CorpusError("at most 256 values a factor", f"more in {factor!r}", "Give it fewer values") from None
+
+
+def _facts(splits: dict[str, _SplitWriter], context: int, window: int, dtype: type) -> dict[str, Any]:
+    kept = {name: split.finish(context, window) for name, split in splits.items()}
+    digest = hashlib.sha256(f"{context}/{window}".encode())
+    sources: Counter[str] = Counter()
+    for split in splits.values():
+        digest.update(split.digest.digest())
+        names = list(split.sources)
+        sources.update(names[i] for i in split.document_sources)
+    return {
+        "n_train_tokens": kept["train"],
+        "n_held_out_tokens": kept["held_out"],
+        "n_documents": sources.total(),
+        "sources": dict(sources.most_common(LISTED_SOURCES)),
+        "n_sources": len(sources),
+        "factors": {name: {f: list(values) for f, values in split.values.items()} for name, split in splits.items()},
+        "context": context,
+        "window": window,
+        "dtype": np.dtype(dtype).name,
+        "hash": digest.hexdigest(),
+    }
+
+
+# ---- reading windows
+
+
+@dataclass(frozen=True)
+class Windows:
+    """One split. `tokens` [n, context] is memory-mapped; `documents` [n, context // window]; `sources` by document.
+
+    `hash` is that of the whole corpus; `labels` gives the known factors.
+    """
+
+    tokens: np.ndarray
+    documents: np.ndarray
+    sources: np.ndarray
+    window: int
+    hash: str
+    factors: dict[str, list[str]] = field(default_factory=dict)
+    labels_path: Path | None = None
+
+    def labels(self, rows: Sequence[int] | np.ndarray | slice) -> dict[str, np.ndarray] | None:
+        """Factor -> value of every token of these contexts, text [rows, context]; None where nothing is known."""
+        if self.labels_path is None:
+            return None
+        with np.load(self.labels_path, allow_pickle=False) as numbers:
+            return {f: np.asarray(values)[numbers[f][rows]] for f, values in self.factors.items()}
+
+
+def load_windows(run_folder: Path, split: str) -> Windows:
+    """The windows of `train` or `held_out`. Raises CorpusError if they are missing or incomplete."""
+    folder = Path(run_folder) / "corpus"
+    fix = f"Make them: python -m precompute corpus --run {run_folder} --model NAME --corpus SPEC"
+    try:
+        facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+        shape = (facts[f"n_{split}_tokens"] // facts["context"], facts["context"])
+        tokens = np.memmap(folder / f"{split}.tokens.bin", facts["dtype"], "r", shape=shape)
+        documents = np.load(folder / f"{split}.documents.npy", allow_pickle=False)
+        names = np.asarray(json.loads((folder / f"{split}.sources.json").read_text(encoding="utf-8")), object)
+        sources = names[np.load(folder / f"{split}.sources.npy", allow_pickle=False)]
+        factors, window, digest = facts["factors"][split], facts["window"], facts["hash"]
+    except FileNotFoundError as error:
+        raise CorpusError(f"{split} windows in {folder}", f"no {Path(error.filename).name}", fix) from None
+    except (OSError, ValueError, KeyError, EOFError, IndexError) as error:
+        raise CorpusError(f"whole {split} windows in {folder}", str(error), fix) from None
+    labels = folder / f"{split}.labels.npz" if factors else None
+    return Windows(tokens, documents, sources, window, digest, factors, labels)
