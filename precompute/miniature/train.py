@@ -11,32 +11,26 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
 from tqdm import tqdm
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
-from precompute.miniature import document, tokenizer_sample
-from precompute.text_sources import documents_of
-from sae_core.documents import is_held_out
-from sae_core.errors import CorpusError, RunError, SpecError
+from precompute.miniature import tokenizer_sample
+from precompute.miniature.stream import NumberedText, TokenStream, first_chars, numbered_text, train_tokenizer
+from sae_core.errors import RunError, SpecError
+from sae_core.language_model import choose_device
 from sae_core.specs import CorpusSpec
 from sae_core.store import atomic, storage_errors
 
-END_OF_TEXT = "<|endoftext|>"
-DOCUMENTS_PER_BLOCK = 64
 CHARS_PER_TOKEN = 5  # generous: bounds how much of a long finite corpus is held in memory
 LOSS_POINTS = 200
 
@@ -110,91 +104,10 @@ def _check(args: Args, folder: Path) -> None:
         raise RunError("a checkpoint to continue", f"none in {folder}", "Start without --resume")
 
 
-# ---- text
-
-
-@dataclass(frozen=True)
-class NumberedText:
-    """Training document number i for any i >= 0; `n` of them are different, or without end where `n` is None."""
-
-    get: Callable[[int], str]
-    n: int | None
-
-
-def numbered_text(spec: CorpusSpec, seed: int, n_chars: int) -> NumberedText:
-    """Never a held-out document (`get` may give "" instead). A finite corpus goes round in another order each time.
-
-    At most about `n_chars` characters of a finite corpus are held in memory. Raises CorpusError if it has no text.
-    """
-    if spec.kind == "miniature":
-        return NumberedText(lambda i: _unless_held_out(document(seed, i).text), None)
-    texts = list(_first_chars((d.text for d in documents_of(spec) if not is_held_out(d.text)), n_chars))
-    if not texts:
-        raise CorpusError("a corpus with training documents", f"only held-out ones in {spec}", "Use a longer corpus")
-    n = len(texts)
-    return NumberedText(lambda i: texts[_order(n, seed, i // n)[i % n]], n)
-
-
-def _unless_held_out(text: str) -> str:
-    return "" if is_held_out(text) else text
-
-
-def _first_chars(texts: Iterable[str], n_chars: int) -> Iterator[str]:
-    for text in texts:
-        yield text
-        n_chars -= len(text)
-        if n_chars <= 0:
-            return
-
-
-@lru_cache(maxsize=1)
-def _order(n: int, seed: int, epoch: int) -> list[int]:
-    return random.Random(f"{seed}/{epoch}").sample(range(n), n)
-
-
 def _tokenizer_text(args: Args, text: NumberedText) -> Iterator[str]:
     if args.corpus == "miniature":
         return tokenizer_sample(args.seed, args.tokenizer_chars)
-    return _first_chars(map(text.get, range(text.n)), args.tokenizer_chars)
-
-
-def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of at most `vocab` tokens, `<|endoftext|>` first, as Pythia's."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    names = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
-
-
-class TokenStream:
-    """Endless training tokens. `position` and `rest` say where it is, and are all that a checkpoint needs."""
-
-    def __init__(self, text: NumberedText, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.text, self.tokenizer = text, tokenizer
-        self.position = 0
-        self.rest = torch.empty(0, dtype=torch.int64)
-
-    def take(self, rows: int, context: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets [rows, context]; the targets are the inputs moved on by one token."""
-        n = rows * context
-        while len(self.rest) <= n:
-            self.rest = torch.cat([self.rest, self._block()])
-        piece, self.rest = self.rest[: n + 1], self.rest[n:].clone()
-        return piece[:-1].view(rows, context), piece[1:].view(rows, context)
-
-    def _block(self) -> Tensor:
-        numbers = range(self.position, self.position + DOCUMENTS_PER_BLOCK)
-        texts = [text for text in map(self.text.get, numbers) if text]
-        self.position = numbers.stop
-        encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        end = self.tokenizer.eos_token_id
-        return torch.tensor([i for e in encoded for i in (*e.ids, end)], dtype=torch.int64)
+    return first_chars(map(text.get, range(text.n)), args.tokenizer_chars)
 
 
 # ---- model
@@ -246,7 +159,7 @@ class Trainer:
 
     def __init__(self, args: Args, stream: TokenStream, checkpoint: Path) -> None:
         self.args, self.stream, self.checkpoint = args, stream, checkpoint
-        self.device = pick_device(args.device)
+        self.device = choose_device(args.device)
         self.steps = max(1, args.tokens // args.batch_tokens)
         tokenizer = stream.tokenizer
         self.model = new_model(args, len(tokenizer), tokenizer.eos_token_id).to(self.device)
@@ -333,14 +246,6 @@ class Trainer:
             self.stream.tokenizer.save_pretrained(out)
         with atomic(out / "training.json") as temporary:
             temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
-
-
-def pick_device(device: str) -> torch.device:
-    """`auto` is the GPU where there is one. Raises SpecError for a device that is not there."""
-    found = "cuda" if torch.cuda.is_available() else "cpu"
-    if device not in ("auto", "cpu", found):
-        raise SpecError(f"a device this machine has (cpu, {found})", repr(device), "Use --device auto")
-    return torch.device(found if device == "auto" else device)
 
 
 def _settings(args: Args) -> dict[str, Any]:

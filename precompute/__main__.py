@@ -1,0 +1,117 @@
+"""`python -m precompute list | all | STEP | miniature | measure | docs`: the command line.
+
+Each command's options are the fields of its Args dataclass; this module only finds it, parses, and reports errors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from precompute.steps import STEPS
+from sae_core.errors import SaeError
+from sae_core.store import RunStore
+
+# Commands that are no step of a run: they make or describe what the repository ships.
+OTHERS = {
+    "miniature": "precompute.miniature.train",
+    "measure": "precompute.miniature.measure",
+    "landmarks": "precompute.landmarks",
+    "docs": "precompute.docs",
+}
+
+
+@dataclass(frozen=True)
+class ListArgs:
+    """Show the steps: what each needs and makes, and its state in a run."""
+
+    run: Path | None = None
+    """the run folder whose state is shown"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 on success, 2 with a sentence on stderr for anything the user can mend."""
+    name, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    try:
+        command = _commands().get(name)
+        if command is None:
+            print(_usage(), file=sys.stdout if name in ("-h", "--help") else sys.stderr)
+            return 0 if name in ("-h", "--help") else 2
+        command(rest)
+    except SaeError as error:
+        print(f"precompute {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nprecompute {name}: stopped; run the same command again to continue", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _commands() -> dict[str, Callable[[list[str]], None]]:
+    return {
+        "list": _list,
+        "all": _all,
+        **{name: lambda rest, name=name: _step(name, rest) for name in STEPS},
+        **{name: lambda rest, name=name: _other(name, rest) for name in OTHERS},
+    }
+
+
+def _usage() -> str:
+    lines = ["usage: python -m precompute COMMAND [options]   (COMMAND --help shows its options)", ""]
+    lines += [f"  {'list':12} the steps and their state in a run", f"  {'all':12} every step in order"]
+    lines += [f"  {s.name:12} makes {s.makes}" for s in STEPS.values()]
+    lines += [f"  {n:12} {importlib.import_module(m).__doc__.splitlines()[0]}" for n, m in OTHERS.items()]
+    return "\n".join(lines)
+
+
+def _list(rest: list[str]) -> None:
+    args = _parse("list", ListArgs, rest)
+    store = RunStore.open(args.run) if args.run else None
+    print(f"{'step':12} {'state':9} {'seconds':>8}  {'needs':36} makes")
+    for step in STEPS.values():
+        state = step.state(store) if store else "-"
+        seconds = store.manifest.steps.get(step.name, {}).get("seconds", "") if store else ""
+        print(f"{step.name:12} {state:9} {seconds:>8}  {step.needs:36} {step.makes}")
+
+
+def _step(name: str, rest: list[str]) -> None:
+    step = STEPS[name]
+    args = _parse(name, _with_run(step.module.Args), rest)
+    settings = step.module.Args(**{f.name: getattr(args, f.name) for f in dataclasses.fields(step.module.Args)})
+    if name == "corpus":
+        step.run(step.module.start(args.run, settings), settings)
+    else:
+        step.run(RunStore.open(args.run), settings)
+
+
+def _all(rest: list[str]) -> None:
+    pipeline = importlib.import_module("precompute.pipeline")
+    pipeline.run(_parse("all", pipeline.Args, rest))
+
+
+def _other(name: str, rest: list[str]) -> None:
+    module = importlib.import_module(OTHERS[name])
+    module.run(_parse(name, module.Args, rest))
+
+
+def _parse(name: str, args: type, rest: list[str]) -> Any:
+    return tyro.cli(args, prog=f"python -m precompute {name}", args=rest)
+
+
+def _with_run(args: type) -> type:
+    """The step's Args plus the run folder, which every step takes and none keeps."""
+    run = dataclasses.make_dataclass("Run", [("run", Path)], frozen=True, kw_only=True)
+    combined = dataclasses.dataclass(frozen=True, kw_only=True)(type(args.__name__, (args, run), {}))
+    combined.__doc__ = args.__doc__
+    return combined
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Every step in order for one run: text to finished tables, one command."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precompute.steps import STEPS, Step
+from sae_core.store import RunStore
+
+
+@dataclass(frozen=True)
+class Args:
+    """Make a whole run: windows, dictionaries, metrics and every table. What is up to date is skipped."""
+
+    run: Path
+    """folder of the run; made if it does not exist, continued if it does"""
+    model: str
+    """a Hugging Face id or a folder with a GPT-NeoX model (Pythia)"""
+    corpus: str
+    """text:FILES, hub:DATASET[:split[:column]] or miniature"""
+    revision: str | None = None
+    """branch, tag or commit of a hub model"""
+    layers: str = "all"
+    """layers that get a dictionary: all, 0-5 or 0,2,4"""
+    sites: str = "resid_post"
+    """sites that get dictionaries, separated by commas: resid_post, mlp_post, mlp_out, attn_out"""
+    kind: str = "tied"
+    """tied (the paper's residual form) or untied"""
+    ratio: float = 4.0
+    """features per coordinate of the site"""
+    alphas: tuple[float, ...] = (3e-4, 8.6e-4, 2.7e-3)
+    """sparsity coefficients, trained together; tables are made for the one whose L0 is nearest 30"""
+    tokens: int = 2_000_000
+    """tokens for the tables"""
+    train_tokens: int = 4_000_000
+    """activation vectors each dictionary is trained on"""
+    metric_tokens: int = 200_000
+    """held-out tokens for the metrics"""
+    seed: int = 0
+    """of every draw"""
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+
+
+def run(args: Args) -> None:
+    """Run each step with those settings of `args` that it knows."""
+    store: RunStore | None = None
+    for step in STEPS.values():
+        settings = step_settings(step, args)
+        store = store or step.module.start(args.run, settings)
+        print(f"== {step.name}: {step.makes}", flush=True)
+        step.run(store, settings)
+        store = RunStore.open(args.run)
+    print(f"done: open it with  SAE_RUNS={args.run.parent} make app  (run {args.run.name})")
+
+
+def step_settings(step: Step, args: Args) -> Any:
+    """The step's own Args, filled from the settings of `all` that carry the same name."""
+    own = {"train": {"tokens": args.train_tokens}}.get(step.name, {})
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(args)} | own
+    names = {f.name for f in dataclasses.fields(step.module.Args)}
+    return step.module.Args(**{name: value for name, value in given.items() if name in names})
