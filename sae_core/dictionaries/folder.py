@@ -1,0 +1,148 @@
+"""A dictionary on disk: a SAELens folder (cfg.json + sae_weights.safetensors), written in the form of SAELens 6.
+
+Read are "standard" folders of any SAELens version. What this project knows beyond SAELens (its DictionarySpec, the
+space, how it was trained) is kept under `metadata`, where SAELens allows any key.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sae_core.dictionaries.dictionary import WEIGHTS, Dictionary
+from sae_core.errors import DictionaryError
+from sae_core.specs import DictionarySpec, Site
+from sae_core.store import atomic
+
+CONFIG, TENSORS = "cfg.json", "sae_weights.safetensors"
+SAE_LENS_VERSION = "6.0.0"
+FIX = "Train it again, or put a complete SAELens folder of architecture `standard` there"
+# Settings under which `Dictionary` would compute something else than SAELens does: refused unless as given here.
+REQUIRED = {
+    "architecture": "standard",
+    "activation_fn": "relu",
+    "normalize_activations": "none",
+    "reshape_activations": "none",
+}
+
+
+def save_dictionary(dictionary: Dictionary, folder: Path, metadata: dict[str, Any]) -> None:
+    """Write the folder; each file atomically, cfg.json last, so a folder with a cfg.json is complete.
+
+    `metadata` is JSON-ready: model_name, context_size, training settings, ...; hook name, space and spec are added.
+    Raises StorageError if the disk is full, DictionaryError for weights that are not finite.
+    """
+    tensors = {name: getattr(dictionary, name).detach().to("cpu", torch.float32).contiguous() for name in WEIGHTS}
+    _check_tensors(tensors, dictionary.n_features, dictionary.width, folder)
+    with atomic(folder / TENSORS) as temporary:
+        save_file(tensors, temporary)
+    with atomic(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(_config(dictionary, metadata), indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _config(dictionary: Dictionary, metadata: dict[str, Any]) -> dict[str, Any]:
+    site = dictionary.site
+    known = {
+        "sae_lens_version": SAE_LENS_VERSION,
+        "hook_name": site.hook,
+        "hook_head_index": None,
+        "model_class_name": "HookedTransformer",
+        # `raw` activations are those of TransformerLens without its recentring of what blocks write.
+        "model_from_pretrained_kwargs": {"center_writing_weights": site.space == "centred"},
+        "prepend_bos": False,
+        "space": site.space,
+        "spec": dictionary.spec.to_dict() if dictionary.spec else None,
+        "hash": dictionary.hash,
+    }
+    return {
+        **{key: value for key, value in REQUIRED.items() if key != "activation_fn"},
+        "d_in": dictionary.width,
+        "d_sae": dictionary.n_features,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": dictionary.apply_b_dec_to_input,
+        "metadata": {**metadata, **known},
+    }
+
+
+def load_dictionary(folder: Path, device: torch.device | str = "cpu") -> Dictionary:
+    """Read a SAELens "standard" folder in float32.
+
+    Raises DictionaryError for missing, truncated or foreign files, other architectures, tensors of the wrong
+    shape or with values that are not finite, and SpecError for a hook this project has no site for.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    metadata = config.get("metadata") or {}
+    _check_config(config, folder)
+    tensors = _read_tensors(folder / TENSORS)
+    _check_tensors(tensors, config.get("d_sae"), config.get("d_in"), folder)
+    return Dictionary(
+        site=_site(config, metadata, folder),
+        **{name: tensors[name].to(device, torch.float32) for name in WEIGHTS},
+        spec=DictionarySpec.from_dict(metadata["spec"]) if metadata.get("spec") else None,
+        apply_b_dec_to_input=bool(config.get("apply_b_dec_to_input", True)),
+    )
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """The `metadata` of a folder's cfg.json. Raises DictionaryError if it is missing or not JSON."""
+    return _read_config(Path(folder)).get("metadata") or {}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise DictionaryError(f"a dictionary in {folder}", f"no readable {CONFIG}", FIX) from None
+    except ValueError as error:
+        raise DictionaryError(f"JSON in {path}", str(error), FIX) from None
+    if not isinstance(config, dict):
+        raise DictionaryError(f"a JSON object in {path}", type(config).__name__, FIX)
+    return config
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except OSError:
+        raise DictionaryError(f"weights in {path.parent}", f"no readable {path.name}", FIX) from None
+    except SafetensorError as error:
+        raise DictionaryError(f"whole safetensors in {path}", str(error), FIX) from None
+
+
+def _check_config(config: dict[str, Any], folder: Path) -> None:
+    # Files before SAELens 6 are flat and spell the activation `activation_fn_str`.
+    found = {**config, "activation_fn": config.get("activation_fn", config.get("activation_fn_str", "relu"))}
+    for key, wanted in REQUIRED.items():
+        value = found.get(key, wanted)
+        if value != wanted and not (value in (None, False) and wanted == "none"):
+            raise DictionaryError(f"{key} `{wanted}` in {folder / CONFIG}", repr(value), FIX)
+
+
+def _check_tensors(tensors: dict[str, Tensor], n_features: int | None, width: int | None, folder: Path) -> None:
+    missing = [name for name in WEIGHTS if name not in tensors]
+    if missing:
+        raise DictionaryError(f"the tensors {list(WEIGHTS)} in {folder}", f"no {missing}", FIX)
+    f, w = n_features or tensors["b_enc"].shape[0], width or tensors["b_dec"].shape[0]
+    shapes = {"W_enc": (w, f), "b_enc": (f,), "W_dec": (f, w), "b_dec": (w,)}
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != shape:
+            raise DictionaryError(f"{name} of shape {list(shape)} in {folder}", f"{list(tensors[name].shape)}", FIX)
+        if not torch.isfinite(tensors[name]).all():
+            raise DictionaryError(f"finite numbers in {name} of {folder}", "NaN or infinity", FIX)
+
+
+def _site(config: dict[str, Any], metadata: dict[str, Any], folder: Path) -> Site:
+    named = {**config, **metadata}
+    hook = named.get("hook_name") or named.get("hook_point")
+    if not hook:
+        raise DictionaryError(f"a hook_name in {folder / CONFIG}", "none", FIX)
+    return Site.from_hook(hook, named.get("space", "raw"))

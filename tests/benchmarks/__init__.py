@@ -1,0 +1,1 @@
+"""Benchmarks: each prints its figures as ratios to a plain-PyTorch floor measured in the same run."""

@@ -1,0 +1,79 @@
+"""A tiny random GPT-NeoX with a byte-level tokenizer (an ordinary Hugging Face folder), and random dictionaries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+from sae_core.dictionaries import Dictionary
+from sae_core.specs import Site
+from sae_core.tokens import byte_of_symbol
+
+EOS = "<|endoftext|>"
+MERGES = (("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "a"), ("i", "n"), ("Ġ", "in"), ("'", "s"), ("a", "t"))
+PADDED_ROWS = 11
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE: id 0 is the end of text, then the 256 bytes, then a few merges such as ` the`."""
+    pieces = [EOS, *sorted(byte_of_symbol()), *("".join(pair) for pair in MERGES)]
+    tokenizer = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=list(MERGES)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, bos_token=EOS)
+
+
+def tiny_model_folder(
+    path: Path, d_model: int = 32, n_layers: int = 3, n_heads: int = 4, n_ctx: int = 64, seed: int = 0
+) -> Path:
+    """Write the model to `path` and return it.
+
+    Weights are drawn three times wider than at a usual start, so that attention and predictions are far from
+    uniform; biases and norm gains are random too, so that nothing is right only because it is 0 or 1.
+    The unembedding has PADDED_ROWS rows more than the tokenizer has tokens, as Pythia's has.
+    """
+    tokenizer = tiny_tokenizer()
+    config = GPTNeoXConfig(
+        vocab_size=len(tokenizer) + PADDED_ROWS,
+        hidden_size=d_model,
+        num_hidden_layers=n_layers,
+        num_attention_heads=n_heads,
+        intermediate_size=4 * d_model,
+        max_position_embeddings=n_ctx,
+        rotary_pct=0.5,
+        use_parallel_residual=True,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = GPTNeoXForCausalLM(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            width = 0.2 if parameter.ndim == 1 else 2.0 * parameter.shape[-1] ** -0.5
+            parameter.copy_(centre + width * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return Path(path)
+
+
+def random_dictionary(
+    site: Site, d_model: int = 32, n_features: int = 48, seed: int = 0, tied: bool = True
+) -> Dictionary:
+    """Unit decoder rows; encoder biases below 0, so that about a quarter of the features are active on a token.
+
+    The untied one has an encoder of its own and a decoder bias that is also subtracted from the input.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(n_features, site.width(d_model), generator=generator)
+    W_dec = rows / rows.norm(dim=1, keepdim=True)
+    W_enc = W_dec.T.clone()
+    b_dec = torch.zeros(site.width(d_model))
+    if not tied:
+        W_enc = W_enc + 0.3 * torch.randn(W_enc.shape, generator=generator) / W_enc.shape[0] ** 0.5
+        b_dec = 0.3 * torch.randn(b_dec.shape, generator=generator)
+    b_enc = -0.7 - torch.rand(n_features, generator=generator)
+    return Dictionary(site, W_enc, b_enc, W_dec, b_dec)
