@@ -41,6 +41,8 @@ class Args:
     """held-out tokens for the metrics"""
     seed: int = 0
     """of every draw"""
+    precision: str = "fp32"
+    """matrix products of dictionary training in fp32 or bf16 (faster where the processor knows it)"""
     device: str = "auto"
     """auto, cpu, cuda or mps"""
 

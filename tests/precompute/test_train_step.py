@@ -1,0 +1,231 @@
+"""The steps `train` and `metrics` on a tiny real model and text: skip, add, resume, stale, choice of roles."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from precompute import corpus, metrics, train
+from precompute.common import load_entry, load_model
+from sae_core.corpus import load_windows
+from sae_core.dictionaries import load_dictionary, read_metadata
+from sae_core.errors import CorpusError, DictionaryError, RunError, SpecError
+from sae_core.specs import HEADLINE_RULE, CorpusSpec, DictionarySpec, ModelSpec, RunSpec, Site
+from sae_core.store import DictionaryEntry, Manifest, RunStore
+from tests.tiny_model import tiny_model_folder
+
+WORDS = "the a cat dog in that hat sat on mat at noon and went home".split()
+SETTINGS = train.Args(
+    layers="0,2", alphas=(1e-4, 1e-2), ratio=2, tokens=32768, batch_size=128, lr=1e-2, warmup_steps=10, device="cpu"
+)
+MEASURE = metrics.Args(metric_tokens=500, device="cpu", batch=4)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run after the corpus step."""
+    folder = tmp_path_factory.mktemp("prepared")
+    draw = random.Random(0)
+    texts = (" ".join(draw.choices(WORDS, k=60)) for _ in range(120))
+    (folder / "text.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
+    model = tiny_model_folder(folder / "tiny", d_model=16, n_layers=3, n_heads=2, n_ctx=32)
+    args = corpus.Args(
+        str(model),
+        f"text:{folder / 'text.jsonl'}",
+        tokens=4096,
+        train_tokens=4096,
+        metric_tokens=512,
+        context=32,
+        window=16,
+        ship_model=True,
+        device="cpu",
+    )
+    corpus.run(corpus.start(folder / "run", args), args)
+    return folder / "run"
+
+
+@pytest.fixture
+def store(prepared: Path, tmp_path: Path) -> RunStore:
+    return RunStore.open(shutil.copytree(prepared, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def trained_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shutil.copytree(prepared, tmp_path_factory.mktemp("trained") / "run")
+    train.run(RunStore.open(folder), SETTINGS)
+    return folder
+
+
+@pytest.fixture
+def trained(trained_folder: Path, tmp_path: Path) -> RunStore:
+    return RunStore.open(shutil.copytree(trained_folder, tmp_path / "trained"))
+
+
+def hashes(store: RunStore) -> dict[str, str]:
+    return {entry.id: entry.hash for entry in RunStore.open(store.folder).dictionaries}
+
+
+def test_it_trains_and_lists_every_dictionary_asked_for(store: RunStore) -> None:
+    assert train.state(store) == "missing"
+    train.run(store, SETTINGS)
+    store = RunStore.open(store.folder)
+    assert [e.id for e in store.dictionaries] == [
+        f"L{layer}-resid_post-tied-r2-a{alpha}" for layer in (0, 2) for alpha in ("1e-4", "1e-2")
+    ]
+    for entry in store.dictionaries:
+        found, facts = load_entry(store, entry), read_metadata(store.dictionary_folder(entry.id))
+        assert (found.hash, found.spec, found.n_features) == (entry.hash, entry.spec, 32) and found.tied
+        assert facts["train_tokens"] == 32768 and facts["train"]["lr"] == 1e-2 and facts["context_size"] == 32
+        assert facts["train_seconds"] > 0 and facts["model_name"] == "tiny"
+    assert train.state(store) == "ready"
+
+
+def test_training_lowers_the_error(trained: RunStore) -> None:
+    """FVU of the dictionary with the small alpha on held-out text; predicting the mean would give 1."""
+    model, entry = load_model(trained, "cpu"), trained.dictionaries[0]
+    ids = torch.from_numpy(load_windows(trained.folder, "held_out").tokens[:4].astype(np.int64))
+    x = model.sites(ids, [entry.spec.site])[entry.spec.site].flatten(0, 1)
+    found = load_entry(trained, entry)
+    fvu = (found.decode(found.encode(x)) - x).square().sum() / (x - x.mean(0)).square().sum()
+    assert fvu < 0.5
+
+
+def test_what_is_there_is_skipped_and_more_is_added(trained: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = hashes(trained)
+    train.run(trained, replace(SETTINGS, alphas=(1e-2, 1e-3), sites="mlp_post", layers="1", kind="untied", ratio=0.5))
+    assert before.items() < hashes(trained).items() and len(hashes(trained)) == 6
+    monkeypatch.setattr(train, "load_model", lambda *args: pytest.fail("nothing is left to train"))
+    train.run(trained, SETTINGS)
+
+
+def test_other_settings_train_again_and_make_tables_stale(trained: RunStore) -> None:
+    metrics.run(trained, MEASURE)
+    before, first = hashes(trained), trained.dictionaries[0].id
+    train.run(trained, replace(SETTINGS, layers="0", seed=1))
+    after = hashes(trained)
+    assert {id for id in after if after[id] != before[id]} == {e.id for e in trained.dictionaries[:2]}
+    assert trained.table_state("metrics", first) == "stale" and metrics.state(trained) == "stale"
+
+
+@pytest.mark.parametrize("damage", ["cfg.json", "sae_weights.safetensors"])
+def test_a_damaged_folder_is_trained_again(trained: RunStore, damage: str) -> None:
+    before, folder = hashes(trained), trained.dictionary_folder(trained.dictionaries[0].id)
+    (folder / damage).write_bytes(b"{")
+    assert train.state(trained) == "stale"
+    train.run(trained, SETTINGS)
+    assert hashes(trained) == before and load_dictionary(folder).hash in before.values()
+    assert train.state(trained) == "ready"
+
+
+def test_a_killed_step_ends_with_equal_dictionaries(
+    store: RunStore, trained: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, real = hashes(trained), train.train
+
+    def killed(ensembles, stream, steps, checkpoint, report):
+        def stop(step, parts):
+            if step == 99:
+                raise KeyboardInterrupt
+
+        return real(ensembles, stream, steps, checkpoint, stop, seconds_between=0)
+
+    monkeypatch.setattr(train, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(store, SETTINGS)
+    assert train.state(store) == "partial" and not store.dictionaries
+    monkeypatch.setattr(train, "train", real)
+    train.run(store, SETTINGS)
+    assert hashes(store) == whole and train.state(store) == "ready"
+
+
+def test_metrics_are_measured_once_and_roles_are_chosen(trained: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert metrics.state(trained) == "missing"
+    metrics.run(trained, MEASURE)
+    store = RunStore.open(trained.folder)
+    rows = {e.id: store.read("metrics", e.id).iloc[0] for e in store.dictionaries}
+    for entry in store.dictionaries:
+        row = rows[entry.id]
+        assert row["dictionary"] == entry.id and row["n_features"] == 32 and row["n_tokens"] >= 500
+        assert row["perplexity_spliced"] == pytest.approx(np.exp(row["loss_spliced"]), rel=1e-5)
+        assert row["train_tokens"] == 32768 and 0 < sum(row["density_hist"]) <= 32
+    assert rows["L0-resid_post-tied-r2-a1e-4"]["l0"] > rows["L0-resid_post-tied-r2-a1e-2"]["l0"]
+    assert rows["L0-resid_post-tied-r2-a1e-4"]["loss_clean"] == rows["L0-resid_post-tied-r2-a1e-2"]["loss_clean"]
+    for layer in (0, 2):
+        nearest = min((abs(rows[e.id]["l0"] - 30), e.id) for e in store.dictionaries if e.spec.site.layer == layer)[1]
+        assert [e.id for e in store.main_dictionaries if e.spec.site.layer == layer] == [nearest]
+        assert store.headline(layer).id == nearest
+    assert store.manifest.headline_rule == HEADLINE_RULE and metrics.state(store) == "ready"
+    monkeypatch.setattr(metrics, "load_model", lambda *args: pytest.fail("nothing is left to measure"))
+    metrics.run(store, MEASURE)
+
+
+def test_a_missing_row_alone_is_measured(trained: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics.run(trained, MEASURE)
+    lost = trained.dictionaries[1].id
+    before = trained.read("metrics", lost)
+    trained.table_path("metrics", lost).unlink()
+    assert metrics.state(trained) == "partial"
+    measured, real = [], metrics.measure
+    monkeypatch.setattr(metrics, "measure", lambda m, d, b: measured.extend(d) or real(m, d, b))
+    metrics.run(trained, MEASURE)
+    assert [d.spec.id for d in measured] == [lost]
+    assert trained.read("metrics", lost).equals(before)
+
+
+def entry(site: Site, kind: str, alpha: float, ratio: float = 4.0) -> DictionaryEntry:
+    spec = DictionarySpec(site, kind, ratio, alpha)
+    return DictionaryEntry(spec.id, spec, 8, "hash")
+
+
+def test_roles_by_hand() -> None:
+    a, b, c = (entry(Site(0), "tied", alpha) for alpha in (1e-4, 1e-3, 1e-2))
+    bigger, untied = entry(Site(0), "tied", 1e-3, 8.0), entry(Site(0), "untied", 1e-3)
+    mlp, next_layer = entry(Site(0, "mlp_post"), "untied", 1e-3), entry(Site(1), "tied", 1e-3)
+    l0 = {a.id: 90.0, b.id: 33.0, c.id: 27.0, bigger.id: 26.0, untied.id: 30.0, mlp.id: 400.0, next_layer.id: 2.0}
+    chosen = metrics.assign_roles([a, b, c, bigger, untied, mlp, next_layer], l0)
+    assert {e.id for e in chosen if e.role == "main"} == {b.id, bigger.id, untied.id, mlp.id, next_layer.id}
+    assert {e.id for e in chosen if e.headline} == {b.id, next_layer.id}
+    assert metrics.assign_roles(chosen, l0) == chosen
+
+
+def test_metrics_without_dictionaries_is_a_sentence(store: RunStore) -> None:
+    with pytest.raises(DictionaryError, match="none in the run"):
+        metrics.run(store, MEASURE)
+
+
+def test_training_before_the_corpus_step_is_a_sentence(tmp_path: Path) -> None:
+    spec = RunSpec(ModelSpec("m"), CorpusSpec("miniature"))
+    with pytest.raises(RunError, match="precompute corpus"):
+        train.run(RunStore.create(tmp_path / "empty", Manifest("empty", spec)), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"layers": "7"}, "layers from 0 to 2"),
+        ({"layers": "first"}, "layers such as"),
+        ({"sites": "resid_pre"}, "a site out of"),
+        ({"alphas": ()}, "one or more alphas"),
+        ({"alphas": (-1.0,)}, "alphas of 0 or more"),
+        ({"alphas": (1.001e-3, 1.002e-3)}, "two significant digits"),
+        ({"ratio": 0}, "a ratio above 0"),
+        ({"tokens": 10}, "tokens for at least one batch"),
+        ({"kind": "topk"}, "one kind out of"),
+        ({"precision": "fp8"}, "a precision out of"),
+    ],
+)
+def test_bad_settings_are_sentences(store: RunStore, changes: dict, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        train.run(store, replace(SETTINGS, **changes))
+
+
+def test_a_corpus_smaller_than_a_batch_is_a_sentence(store: RunStore) -> None:
+    with pytest.raises(CorpusError, match="one batch of 65536"):
+        train.run(store, replace(SETTINGS, batch_size=2**16, tokens=2**17))
