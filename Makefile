@@ -17,6 +17,20 @@ lint: .venv/test-installed
 bench: .venv/app-installed
 	$(BIN)/python -m tests.benchmarks
 
+# The shipped run, from text to landmarks: about two hours on 2 cores. Alphas are for d_model 128 (data/README.md).
+PRECOMPUTE := $(BIN)/python -m precompute
+MINIATURE := data/runs/miniature-model
+miniature: .venv/app-installed
+	$(PRECOMPUTE) miniature --out $(MINIATURE)
+	$(PRECOMPUTE) measure --model $(MINIATURE)
+	$(PRECOMPUTE) corpus --run $(RUN) --model $(MINIATURE) --corpus miniature --train-tokens 2000000 --ship-model
+	$(PRECOMPUTE) train --run $(RUN) --layers 0,1,3,4,5 --alphas $(ALPHAS) --tokens 3000000 --precision bf16
+	$(PRECOMPUTE) train --run $(RUN) --layers 2 --alphas $(SWEEP) --tokens 3000000 --precision bf16
+	$(PRECOMPUTE) train --run $(RUN) --layers 2 --sites mlp_post --kind untied --ratio 2 --alphas $(MLP) --tokens 2000000 --precision bf16
+	$(PRECOMPUTE) train --run $(RUN) --layers 2 --sites attn_out --alphas $(ATTN) --tokens 2000000 --precision bf16
+	for step in metrics features contexts effects edges neighbours landmarks; do $(PRECOMPUTE) $$step --run $(RUN) || exit 1; done
+	$(PRECOMPUTE) docs
+
 # The table reference in data/README.md, from the schemas and the shipped run's measurements.
 docs: .venv/app-installed
 	$(BIN)/python -m precompute docs

@@ -152,6 +152,7 @@ WINDOWS = Table(
         Column("document", I64, "index of the document its first token belongs to"),
         Column("source", TEXT, "register or source of that document; empty if unknown"),
         Column("token_ids", pa.list_(I32), "the tokens"),
+        Column("labels", TEXT, "factors as JSON {factor: [[first, last + 1, value], ...]}; empty if none is known"),
     ),
     per_dictionary=False,
 )

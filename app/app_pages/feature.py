@@ -1,0 +1,191 @@
+"""Feature: when it fires, what it does to the prediction, what causes it, what is near it, and one's own label."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app import feature_parts, links, names, state
+from app.components import cards, layout, plots
+from app.components.errors import show_errors
+from app.components.feature_firing import firing
+from app.components.feature_related import causes, nearby
+from app.components.numbers import count, digits, percent
+from app.components.tokens import chips, token_strip
+from app.figures.effects import logit_effects
+from app.figures.histograms import drop_histogram
+from app.glossary import TERMS, explain
+from sae_core import browse
+from sae_core.annotations import Annotations
+from sae_core.schemas import DENSE_ABOVE
+from sae_core.store import DictionaryEntry, RunStore
+
+FLAGS = {
+    "dead": "dead: never active on the table tokens",
+    "dense": f"dense: active on more than {DENSE_ABOVE:.0%} of tokens",
+    "position_only": "position-only: nearly all activity on one position of the context",
+    "outlier_direction": "outlier direction: mostly one residual coordinate",
+}
+
+
+def main() -> None:
+    """The page, top to bottom. A table that is missing spoils only its own part."""
+    run = state.store()
+    entry, feature = navigation(run)
+    row = browse.feature_index(run, entry.id).rows([feature]).iloc[0]
+    header(run, entry, feature, row)
+    numbers(run, row)
+    for part in (firing, prediction, causes, nearby, try_it, downloads):
+        with show_errors(stop=False):
+            part(run, entry, feature, row)
+
+
+# ---- where we are
+
+
+def navigation(run: RunStore) -> tuple[DictionaryEntry, int]:
+    """Dictionary, feature number, previous, random and next."""
+    pick, number, back, chance, forward = st.columns([4, 2, 1, 1, 1], vertical_alignment="bottom")
+    with pick:
+        entry = state.choose_dictionary(run)
+    feature = state.feature_in_link(run, entry.id)
+    last = entry.n_features - 1
+    number.number_input(
+        "Feature", min_value=0, max_value=last, step=1, help=f"0 to {last}", **links.bound("feature", 0, int)
+    )
+    alive = browse.feature_index(run, entry.id).alive
+    for column, key, icon, target in (
+        (back, "previous", ":material/chevron_left:", max(feature - 1, 0)),
+        (chance, "random", ":material/casino:", int(links.any_of(alive)) if len(alive) else feature),
+        (forward, "next", ":material/chevron_right:", min(feature + 1, last)),
+    ):
+        column.button(
+            "", key=key, icon=icon, help=f"{key} feature", width="stretch", on_click=open_here, args=(entry.id, target),
+        )  # fmt: skip
+    return entry, feature
+
+
+def open_here(dictionary: str, feature: int) -> None:
+    """Callback: this page for another feature, without the choices that belonged to the old one."""
+    run = st.session_state["run"]
+    st.query_params.from_dict(links.query(run=run, dictionary=dictionary, feature=feature))
+
+
+def header(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) -> None:
+    """Name, place, flags, top tokens, and the box for one's own label."""
+    written = Annotations(run).get(entry.id, feature)
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        star = "★ " if written.star else ""
+        title = f"{star}{names.place(run, entry.id)} feature {feature}"
+        st.html(feature_parts.heading(title, written.label), width="content")
+        with st.popover("Label", icon=":material/edit:"):
+            label_form(run, entry, feature)
+    st.html(chips(list(row["top_tokens"])) + cards.badges([text for flag, text in FLAGS.items() if row[flag]]))
+    if written.note:
+        plots.note(written.note)
+
+
+def label_form(run: RunStore, entry: DictionaryEntry, feature: int) -> None:
+    """One's own label, note and star; they are kept with the run."""
+    annotations = Annotations(run)
+    written = annotations.get(entry.id, feature)
+    with st.form(f"label-{entry.id}-{feature}", border=False):
+        label = st.text_input("Label", written.label, max_chars=200, placeholder="what this feature is about")
+        note = st.text_area("Note", written.note, max_chars=10_000)
+        star = st.toggle("Star", written.star)
+        saved = st.form_submit_button("Save", type="primary")
+    if saved:
+        annotations.put(entry.id, feature, label, note, star)
+        st.rerun()
+    if written.updated:
+        plots.note(f"Saved {written.updated.replace('T', ' ')[:16]} UTC. Empty fields remove the label.")
+
+
+def numbers(run: RunStore, row: pd.Series) -> None:
+    """Key numbers; each explains itself on hover."""
+    n = run.manifest.spec.table_tokens
+    values = {
+        "density": ("Density", percent(row["density"])), "n_active": ("Active tokens", count(int(row["n_active"]))),
+        "max_activation": ("Maximum", digits(row["max_activation"])),
+        "mean_active": ("Mean active", digits(row["mean_active"])),
+        "entropy": ("Entropy, bits", digits(row["entropy"], 2)),
+        "skew": ("Skew", digits(row["skew"], 2)), "kurtosis": ("Kurtosis", digits(row["kurtosis"], 2)),
+    }  # fmt: skip
+    layout.metric_row([(title, text, explain("features", name, n)) for name, (title, text) in values.items()])
+
+
+# ---- what it does
+
+
+def prediction(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) -> None:
+    """Tokens lowered and raised by its removal, and drops of the token that really came next."""
+    if row["dead"]:
+        return
+    st.subheader("What it does to the prediction", help=f"{TERMS['causal']} Direct path: {TERMS['direct']}")
+    frame = run.read("logit_effects", entry.id, key=feature)
+    drops = run.read("next_token_drops", entry.id, key=feature)
+    if frame.empty:
+        plots.note("Not measured for this feature: it has no active position in the drawn windows.")
+        return
+    lowered, raised, came = layout.stacking_columns(3, "prediction", "medium")
+    help_ = explain("logit_effects", "mean_change_logprob", int(frame["n_positions"].iloc[0]))
+    with lowered:
+        plots.show_plot("Lowered by removal", logit_effects(frame, state.colours(), True), "lowered", help_)
+    with raised:
+        plots.show_plot("Raised by removal", logit_effects(frame, state.colours(), False), "raised", help_)
+    with came:
+        show_drops(drops)
+
+
+def show_drops(drops: pd.DataFrame) -> None:
+    """Histogram of drops at active positions, or at all positions of the same windows (as in the paper)."""
+    st.markdown("###### Drops of the true next token", help=explain("next_token_drops", "count"))
+    population = st.segmented_control(
+        "Positions", ["active", "all"], format_func={"active": "Active positions", "all": "All positions"}.get,
+        required=True, label_visibility="collapsed", **links.bound("positions", "active", options=["active", "all"]),
+    )  # fmt: skip
+    shown = drops[drops["population"] == population]
+    if shown.empty:
+        plots.note("No drop above 0.1 nats: removing the feature hardly touches the token that really comes next.")
+        return
+    plots.show_plot("", drop_histogram(shown, state.colours(), False), f"drops-{population}")
+
+
+# ---- one's own sentence
+
+
+def try_it(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) -> None:
+    """Activation on a typed sentence; the model is loaded only when there is one."""
+    st.subheader("Try it on your own sentence")
+    text = st.text_input(
+        "Sentence", placeholder="Type a sentence and press Enter; the model is loaded then",
+        label_visibility="collapsed", **links.bound("try", ""),
+    )  # fmt: skip
+    if not text:
+        return
+    from app import live  # loads torch
+
+    sentence = live.sentences(run, text)[0]
+    values = live.clean(run, entry.id, sentence).codes[:, feature].float().cpu().numpy()
+    titles = [f"{t}\nposition {p}\nactivation {digits(values[p])}" for p, t in enumerate(sentence.tokens)]
+    peak = int(np.argmax(values)) if values.max() > 0 else None
+    scale = max(float(row["max_activation"]), float(values.max())) or 1.0
+    st.html(token_strip(sentence.tokens, values.tolist(), state.colours(), scale=scale, peak=peak, titles=titles))
+    plots.note(feature_parts.try_sentence(values, sentence.tokens, float(row["max_activation"])))
+    links.link("Remove it from this sentence", "ablate", icon=":material/content_cut:", dictionary=entry.id,
+               text=text, features=feature)  # fmt: skip
+
+
+def downloads(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) -> None:
+    """Every table of this feature as CSV."""
+    with st.expander("Download the tables of this feature"):
+        tables = feature_parts.tables(run, entry)
+        for column, name in zip(layout.stacking_columns(max(1, len(tables)), "csv", "small"), tables, strict=False):
+            column.download_button(
+                name, lambda name=name: run.read(name, entry.id, key=feature).to_csv(index=False),
+                f"{entry.id}-{feature}-{name}.csv", key=f"csv-{name}", width="stretch", help="CSV",
+            )  # fmt: skip
+
+
+main()

@@ -1,0 +1,1 @@
+"""HTML and small pieces of pages. Text is escaped once, here, where it becomes HTML."""

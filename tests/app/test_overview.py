@@ -1,0 +1,96 @@
+"""Overview: what the run is, where to start, its dictionaries; and what happens when parts are missing or broken."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sae_core.store import RunStore
+from tests.app.conftest import Opener, assert_calm, errors, texts
+
+
+def test_it_says_what_the_run_is(open_page: Opener, run: RunStore) -> None:
+    test = open_page("overview")
+    assert_calm(test)
+    assert "144 features in 3 dictionaries" in texts(test) and "This run is a miniature" in texts(test)
+    assert "synthetic-co" in texts(test)  # the corpus hash, shortened
+    assert len(test.dataframe[0].value) == 3
+    assert [m.label for m in test.metric][:3] == ["L0", "FVU", "CE recovered"]
+    metrics = run.read("metrics", run.main_dictionaries[1].id).iloc[0]
+    assert test.metric[2].value == f"{metrics['ce_recovered']:.1%}"
+    assert len(test.get("plotly_chart")) == 2
+
+
+def test_the_sweep_plot_holds_every_dictionary_with_metrics(open_page: Opener, run: RunStore) -> None:
+    figure = json.loads(open_page("overview").get("plotly_chart")[1].proto.spec)
+    named = [text for trace in figure["data"] for text in trace.get("text", [])]
+    assert sorted(named) == sorted(d.id for d in run.dictionaries)
+
+
+def test_choosing_a_dictionary_opens_browse(open_page: Opener, run: RunStore) -> None:
+    test = open_page("overview")
+    test.session_state["dictionaries"] = {"selection": {"rows": [2], "columns": [], "cells": []}}
+    test.run()
+    assert test.title[0].value == "Browse"
+    assert test.query_params["dictionary"] == run.main_dictionaries[2].id
+
+
+def test_landmarks_are_shown_escaped(open_page: Opener, run: RunStore) -> None:
+    entry = {"title": "<script>x</script>", "dictionary": run.main_dictionaries[0].id, "feature": 3, "why": "It is $1."}
+    (run.folder / "landmarks.json").write_text(json.dumps([entry] * 4))
+    test = open_page("overview")
+    assert_calm(test)
+    assert test.subheader[0].value == "Start here"
+    assert texts(test).count("&lt;script&gt;x&lt;/script&gt;") == 4 and "<script>" not in texts(test)
+
+
+@pytest.mark.parametrize("content", ["{", '[{"title": "x"}]', "3", '["x"]'])
+def test_broken_landmarks_say_so(open_page: Opener, run: RunStore, content: str) -> None:
+    (run.folder / "landmarks.json").write_text(content)
+    test = open_page("overview")
+    assert not test.exception and "landmarks.json" in errors(test)[0]
+
+
+def test_a_run_without_metrics_or_features_still_opens(open_page: Opener, run: RunStore) -> None:
+    for path in [*(run.folder / "tables" / "metrics").iterdir(), *(run.folder / "tables" / "features").iterdir()]:
+        path.unlink()
+    test = open_page("overview")
+    assert not test.exception
+    assert "No metrics yet" in texts(test)
+    assert "python -m precompute" in errors(test)[0]
+
+
+def test_unknown_run_in_the_link(open_page: Opener) -> None:
+    test = open_page("overview", run="<b>nope</b>")
+    assert not test.exception
+    assert "synthetic" in errors(test)[0] and "&lt;b&gt;nope" in errors(test)[0]
+    test.button(key="start_again").click().run()
+    assert_calm(test)
+
+
+def test_a_broken_manifest_says_what_to_do(open_page: Opener, run: RunStore) -> None:
+    (run.folder / "manifest.json").write_text("{half a manif")
+    test = open_page("overview")
+    assert not test.exception and "manifest" in errors(test)[0]
+
+
+def test_browsing_never_loads_torch(run: RunStore, repository: Path) -> None:
+    code = f"""
+import os, sys
+os.environ["SAE_RUNS"] = {str(run.folder.parent)!r}
+from streamlit.testing.v1 import AppTest
+for page in ("overview", "browse", "feature"):
+    test = AppTest.from_file("app/main.py", default_timeout=30)
+    test.switch_page(f"app_pages/{{page}}.py")
+    test.query_params["run"] = "synthetic"
+    test.run()
+    assert not test.exception, test.exception
+heavy = {{"torch", "transformers", "transformer_lens"}} & set(sys.modules)
+sys.exit(f"loaded {{heavy}}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=55)
+    assert done.returncode == 0, done.stderr[-2000:]
