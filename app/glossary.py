@@ -5,8 +5,6 @@ from __future__ import annotations
 from sae_core.schemas import TABLES
 
 TERMS = {
-    "feature": "One direction of a dictionary with its own encoder: it is active where its code is not 0.",
-    "dictionary": "A sparse autoencoder: it writes an activation vector as a sum of a few feature directions.",
     "headline": "The resid_post dictionary of its layer whose held-out L0 is nearest 30; causal edges join these.",
     "alpha": "Price of sparsity in training: mean over d of the squared error + alpha x sum of |codes|.",
     "ratio": "Features divided by the width of the site.",

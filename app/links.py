@@ -138,13 +138,9 @@ def link(
     (container or st).page_link(PAGES[page], label=label, icon=icon, query_params=query(**values))
 
 
-def button(
-    label: str, page: str, key: str, container: DeltaGenerator | None = None, help: str | None = None,
-    icon: str | None = None, disabled: bool = False, **values: Any,
-) -> None:  # fmt: skip
+def button(label: str, page: str, key: str, icon: str | None = None, **values: Any) -> None:
     """A button that goes to a page, which may be this one."""
-    target = container or st
-    if target.button(label, key=key, help=help, icon=icon, disabled=disabled):
+    if st.button(label, key=key, icon=icon):
         go(page, **values)
 
 

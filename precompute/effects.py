@@ -35,6 +35,8 @@ class Args:
     """auto, cpu, cuda or mps"""
     batch: int = 16
     """contexts run through the model at once while harvesting"""
+    only: str = ""
+    """part of a dictionary id, such as L2-: only these dictionaries, so that processes can share the work"""
 
 
 def state(store: RunStore) -> str:
@@ -44,7 +46,7 @@ def state(store: RunStore) -> str:
 
 def run(store: RunStore, args: Args) -> None:
     """Write logit_effects and next_token_drops, in blocks of features that survive a kill."""
-    entries = waiting(store, STEP)
+    entries = [entry for entry in waiting(store, STEP) if args.only in entry.id]
     if not entries:
         return
     indexes = code_indexes(store, entries, args.device, args.batch)

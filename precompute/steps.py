@@ -38,8 +38,7 @@ class Step:
         started = time.perf_counter()
         self.module.run(store, args)
         seconds = time.perf_counter() - started
-        # Read again: independent steps may run side by side and note theirs meanwhile.
-        store = RunStore.open(store.folder)
+        store.reload()  # steps that do not need each other may run side by side
         before = store.manifest.steps.get(self.name, {})
         cost = {
             # A step that found nothing to do keeps the cost of the run that did the work.

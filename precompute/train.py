@@ -71,6 +71,7 @@ def run(store: RunStore, args: Args) -> None:
     checkpoint = store.scratch("train") / f"{fingerprint(ensembles, **settings)}.safetensors"
     seconds = _train(ensembles, model, windows, args, checkpoint)
     entries = [_save(store, d, settings, seconds / len(wanted)) for e in ensembles for d in e.dictionaries()]
+    store.reload()  # another `train` may have added its own meanwhile
     store.update_manifest(dictionaries=_with(store.dictionaries, entries))
     checkpoint.unlink(missing_ok=True)
 

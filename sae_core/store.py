@@ -125,6 +125,10 @@ class RunStore:
         self.write_text("manifest.json", json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False))
         self.manifest = manifest
 
+    def reload(self) -> None:
+        """Read the manifest again: a step running beside this one may have changed it."""
+        self.manifest = RunStore.open(self.folder).manifest
+
     def update_manifest(self, **changes: Any) -> None:
         """Change some fields of the manifest and save it."""
         self.save_manifest(replace(self.manifest, **changes))

@@ -32,7 +32,6 @@ a.sae-token:hover {{outline:1px solid {colours.chosen}}}
 .sae-note {{opacity:.75;font-size:.87rem;margin:0}}
 .sae-badge {{display:inline-block;font-size:.78rem;padding:.08rem .5rem;border:1px solid {line};border-radius:99px;
  margin-right:.35rem;white-space:nowrap}}
-.sae-badge.sae-warn {{border-color:{colours.lowered}}}
 .sae-facts {{display:grid;grid-template-columns:minmax(6rem,max-content) minmax(9rem,1fr);gap:.2rem 1.2rem;
  font-size:.9rem;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}}
 .sae-facts span:nth-child(odd) {{opacity:.7}}

@@ -46,9 +46,3 @@ def chosen_row(key: str) -> int | None:
     state = st.session_state.get(key)
     rows = state["selection"]["rows"] if state else []
     return rows[0] if rows else None
-
-
-def swatch(colours: Palette, meaning: str, text: str) -> str:
-    """A legend entry as HTML: a square of the colour and its meaning."""
-    colour = getattr(colours, meaning)
-    return f"<span class='sae-badge'><span style='color:{colour}'>■</span> {text}</span>"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from app.components import live_firing
@@ -124,3 +126,16 @@ def test_a_changed_widget_changes_the_address() -> None:
     app.text_area(key="text").set_value("the hat").run()
     assert app.query_params["text"] in ("the hat", ["the hat"]) and "position" not in app.query_params
     assert app.multiselect(key="features").value == [3]
+
+
+def test_readers_at_once_see_what_each_sees_alone() -> None:
+    def numbers(feature: int) -> list[str]:
+        app = opened(features=[str(feature)])
+        assert not app.exception
+        return [metric.value for metric in app.metric]
+
+    features = [3, 5, 7, 9]
+    with ThreadPoolExecutor(len(features)) as pool:
+        together = list(pool.map(numbers, features))
+    assert together == [numbers(f) for f in features]
+    assert len(set(map(tuple, together))) > 1
