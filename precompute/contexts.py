@@ -24,6 +24,7 @@ from sae_core.store import Provenance, RunStore
 STEP = "contexts"
 FEATURES_AT_ONCE = 256
 CONTEXTS_AT_ONCE = 1024
+LARGEST = np.finfo(np.float16).max
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def context_table(found: FeatureCodes, text: TokenText, seed: int) -> pa.Table:
         "activation": np.concatenate([band.codes for band in shown]),
         "token_id": text.token_ids[positions].astype(np.int32),
         "active_positions": pa.ListArray.from_arrays(offsets, where),
-        "active_values": pa.ListArray.from_arrays(offsets, values),
+        "active_values": pa.ListArray.from_arrays(offsets, values.clip(max=LARGEST).astype(np.float16)),
     }
     return pa.table({name: columns[name] for name in CONTEXTS.column_names}, schema=CONTEXTS.arrow)
 

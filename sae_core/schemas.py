@@ -60,6 +60,7 @@ class Table:
 
 
 I32, I64, F32, TEXT, FLAG = pa.int32(), pa.int64(), pa.float32(), pa.string(), pa.bool_()
+F16 = pa.float16()  # three digits: for numbers that are only ranked or shown
 FEATURE = Column("feature", I32, "index in the dictionary")
 TOKEN = Column("token", TEXT, "the token made readable (space ␣, newline ↵, tab ⇥, bytes ‹E2›)")
 
@@ -116,9 +117,9 @@ TOKEN_FEATURES = Table(
         Column("token_id", I32, "token"),
         FEATURE,
         Column("count", I64, "positions with this token on which the feature is active"),
-        Column("mean_activation", F32, "mean code over those positions"),
-        Column("share_of_token", F32, "count / occurrences of the token"),
-        Column("share_of_feature", F32, "count / n_active of the feature"),
+        Column("mean_activation", F16, "mean code over those positions"),
+        Column("share_of_token", F16, "count / occurrences of the token"),
+        Column("share_of_feature", F16, "count / n_active of the feature"),
     ),
 )
 
@@ -138,7 +139,7 @@ CONTEXTS = Table(
         Column("activation", F32, "code at the peak"),
         Column("token_id", I32, "token at the peak"),
         Column("active_positions", pa.list_(pa.int16()), "positions of the window with code != 0"),
-        Column("active_values", pa.list_(F32), "the codes there"),
+        Column("active_values", pa.list_(F16), "the codes there, to three digits (for the colours of tokens)"),
     ),
 )
 
