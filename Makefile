@@ -18,6 +18,10 @@ bench: .venv/app-installed
 	$(BIN)/python -m tests.benchmarks
 
 # The shipped run, from text to landmarks: about two hours on 2 cores. Alphas are for d_model 128 (data/README.md).
+ALPHAS := 8e-3 1.6e-2 3.2e-2 6.4e-2
+SWEEP := 4e-3 8e-3 1.2e-2 1.6e-2 2.4e-2 3.2e-2 4.8e-2 6.4e-2
+MLP := 1e-3 3e-3
+ATTN := 1.2e-2
 PRECOMPUTE := $(BIN)/python -m precompute
 MINIATURE := data/runs/miniature-model
 miniature: .venv/app-installed

@@ -61,7 +61,6 @@ def run(store: RunStore, args: Args) -> None:
         for block in bar(left, f"effects of {entry.id}", len(blocks), "block", len(blocks) - len(left)):
             parts.write(block, *work.block(block))
         parts.merge(blocks)
-    store.clear_scratch(STEP)
     release_codes(store)
 
 

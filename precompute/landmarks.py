@@ -27,6 +27,7 @@ from sae_core.language_model import LanguageModel
 from sae_core.store import DictionaryEntry, RunStore
 
 BATCH = 32
+LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 FEWEST_POSITIVES = 100
 APOSTROPHES = {"'", "’", "␣'", "␣’"}
 CLOSERS = tuple(")]}")
@@ -47,10 +48,14 @@ class Args:
 
 @dataclass(frozen=True)
 class Detector:
-    """How well `active` answers a yes-or-no question on held-out tokens."""
+    """How well `code > level x max` answers a yes-or-no question; level chosen on one half of the held-out tokens.
+
+    precision, recall and n_positive are those of the other half.
+    """
 
     dictionary: str
     feature: int
+    level: float
     precision: float
     recall: float
     n_positive: int
@@ -61,9 +66,10 @@ class Detector:
         return 2 * self.precision * self.recall / max(self.precision + self.recall, 1e-12)
 
     def __str__(self) -> str:
+        above = f"above {self.level:.0%} of its maximum" if self.level else "active"
         return (
-            f"active on {self.recall:.0%} of {self.n_positive:,} such held-out tokens, and {self.precision:.0%} of "
-            f"the tokens it is active on are such (F1 {self.f1:.2f})"
+            f"{above} on {self.recall:.0%} of {self.n_positive:,} such held-out tokens, and {self.precision:.0%} of "
+            f"the tokens on which it is are such (F1 {self.f1:.2f})"
         )
 
 
@@ -117,28 +123,40 @@ class HeldOut:
 def detectors(
     model: LanguageModel, dictionaries: dict[str, Dictionary], tokens: HeldOut, wanted: np.ndarray
 ) -> Iterator[Detector]:
-    """For each dictionary the feature whose activity answers best (by F1) whether a token is one of `wanted` [n]."""
-    for name, (active, hits) in count_active(model, dictionaries, tokens.ids, wanted).items():
-        precision, recall = hits / np.maximum(active, 1), hits / max(wanted.sum(), 1)
-        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-        best = int(f1.argmax())
-        yield Detector(name, best, float(precision[best]), float(recall[best]), int(wanted.sum()))
+    """For each dictionary the feature and level that answer best (by F1) whether a token is one of `wanted` [n]."""
+    half = len(tokens.ids) // 2
+    mask = wanted.reshape(tokens.ids.shape)
+    fit = count_active(model, dictionaries, tokens.ids[:half], mask[:half])
+    score = count_active(model, dictionaries, tokens.ids[half:], mask[half:])
+    for name, counts in fit.items():
+        f1 = 2 * counts[1] / np.maximum(counts[0] + mask[:half].sum(), 1)
+        level, feature = np.unravel_index(f1.argmax(), f1.shape)
+        active, hits = score[name][:, level, feature]
+        n = int(mask[half:].sum())
+        yield Detector(name, int(feature), LEVELS[level], hits / max(active, 1), hits / max(n, 1), n)
 
 
 @torch.inference_mode()
 def count_active(
     model: LanguageModel, dictionaries: dict[str, Dictionary], ids: np.ndarray, wanted: np.ndarray
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Per dictionary: tokens on which each feature is active, and how many of them are wanted; [F], [F]."""
-    totals = {name: (np.zeros(d.n_features), np.zeros(d.n_features)) for name, d in dictionaries.items()}
-    mask = torch.from_numpy(wanted.reshape(ids.shape))
+) -> dict[str, np.ndarray]:
+    """Per dictionary [2, levels, F]: tokens on which each feature is above a level, and how many of them are wanted."""
+    sites = [d.site for d in dictionaries.values()]
+    highest = {name: torch.zeros(d.n_features) for name, d in dictionaries.items()}
     for start in range(0, len(ids), BATCH):
-        rows = torch.from_numpy(ids[start : start + BATCH].astype(np.int64))
-        x = model.sites(rows, [d.site for d in dictionaries.values()])
-        for name, dictionary in dictionaries.items():
-            active = dictionary.encode(x[dictionary.site]).ne(0)
-            totals[name][0][:] += active.sum((0, 1)).cpu().numpy()
-            totals[name][1][:] += active[mask[start : start + BATCH].to(active.device)].sum(0).cpu().numpy()
+        x = model.sites(torch.from_numpy(ids[start : start + BATCH].astype(np.int64)), sites)
+        for name, d in dictionaries.items():
+            highest[name] = highest[name].maximum(d.encode(x[d.site]).amax((0, 1)).cpu())
+    totals = {name: np.zeros((2, len(LEVELS), d.n_features)) for name, d in dictionaries.items()}
+    for start in range(0, len(ids), BATCH):
+        x = model.sites(torch.from_numpy(ids[start : start + BATCH].astype(np.int64)), sites)
+        mask = torch.from_numpy(wanted[start : start + BATCH]).flatten()
+        for name, d in dictionaries.items():
+            codes = d.encode(x[d.site]).flatten(0, 1).cpu()
+            for i, level in enumerate(LEVELS):
+                above = codes > level * highest[name]
+                totals[name][0, i] += above.sum(0).numpy()
+                totals[name][1, i] += above[mask].sum(0).numpy()
     return totals
 
 
@@ -146,7 +164,8 @@ def apostrophe(store: RunStore, model: LanguageModel, dictionaries: dict[str, Di
     """The apostrophe detector whose removal lowers `s` most."""
     wanted = np.isin(tokens.tokens, list(APOSTROPHES))
     found = [(d, _change(store, d, "s")) for d in detectors(model, dictionaries, tokens, wanted)]
-    best, change = min(found, key=lambda item: item[0].f1 * item[1])
+    # Detectors that lower `s`, best first; where none does, the best detector.
+    best, change = min(found, key=lambda item: (item[0].f1 * min(item[1], 0.0), -item[0].f1))
     return landmark(
         "Apostrophes, and the s that follows",
         best.dictionary,
@@ -167,13 +186,14 @@ def condition(store: RunStore, model: LanguageModel, dictionaries: dict[str, Dic
     is_if = np.isin(tokens.tokens, ["if", "␣if"])
     code, prose = (is_if & (tokens.labels["line_kind"] == kind) for kind in ("code", "prose"))
     best = max(detectors(model, dictionaries, tokens, code), key=lambda d: d.f1)
-    counts = count_active(model, {best.dictionary: dictionaries[best.dictionary]}, tokens.ids, prose)
-    in_prose = counts[best.dictionary][1][best.feature] / max(prose.sum(), 1)
+    only = {best.dictionary: dictionaries[best.dictionary]}
+    counts = count_active(model, only, tokens.ids, prose.reshape(tokens.ids.shape))[best.dictionary]
+    in_prose = counts[1, LEVELS.index(best.level), best.feature] / max(prose.sum(), 1)
     return landmark(
         "`if` in code, not in prose",
         best.dictionary,
         best.feature,
-        f"`if` in lines of code: {best}. Of {prose.sum():,} `if` in prose it is active on {in_prose:.0%}.",
+        f"`if` in lines of code: {best}. Of {prose.sum():,} `if` in prose it is there on {in_prose:.0%}.",
     )
 
 
@@ -247,8 +267,9 @@ def name_carrier(model: LanguageModel, dictionaries: dict[str, Dictionary]) -> d
         key=lambda item: item[0] * item[4],
     )
     change, key, name, feature, f1 = best
+    carries = f1 >= 0.5 and change <= -0.1
     return landmark(
-        f"A name on its way: {name}",
+        f"A name on its way: {name}" if carries else f"No feature carries a name here; the nearest: {name}",
         key,
         feature,
         f"At the last token of indirect-object prompts it tells those whose answer is {name} from {NAMES - 1} other "
