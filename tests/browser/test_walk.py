@@ -139,6 +139,7 @@ def test_a_walk_from_browse_to_ablate(page: object, server: str, run: RunStore) 
     settled(page)
     click_middle(page, bar)
     page.wait_for_url(re.compile("band=bin"))
+    page.locator(".sae-context").first.wait_for(timeout=PATIENCE)
     assert page.locator(".sae-context").count() > 0
     feature = re.search(r"feature=(\d+)", page.url).group(1)
     page.locator("[data-testid=stSidebar]").get_by_role("link", name="Ablate").click()
