@@ -1,4 +1,4 @@
-"""`python -m precompute list | all | STEP | miniature | measure | docs`: the command line.
+"""`python -m precompute list | all | STEP | paper | miniature | measure | prune | landmarks | docs`: the command line.
 
 Each command's options are the fields of its Args dataclass; this module only finds it, parses, and reports errors.
 """
@@ -15,14 +15,16 @@ from typing import Any
 
 import tyro
 
-from precompute.steps import STEPS
-from sae_core.errors import SaeError
+from precompute.paper import PAPER_STEPS
+from precompute.steps import STEPS, Step
+from sae_core.errors import SaeError, SpecError
 from sae_core.store import RunStore
 
 # Commands that are no step of a run: they make or describe what the repository ships.
 OTHERS = {
     "miniature": "precompute.miniature.train",
     "measure": "precompute.miniature.measure",
+    "prune": "precompute.prune",
     "landmarks": "precompute.landmarks",
     "docs": "precompute.docs",
 }
@@ -34,6 +36,14 @@ class ListArgs:
 
     run: Path | None = None
     """the run folder whose state is shown"""
+
+
+@dataclass(frozen=True)
+class PaperArgs:
+    """Compute the paper's results that a run still lacks."""
+
+    run: Path
+    """the run folder; its tables must be finished"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,6 +68,7 @@ def _commands() -> dict[str, Callable[[list[str]], None]]:
     return {
         "list": _list,
         "all": _all,
+        "paper": _paper,
         **{name: lambda rest, name=name: _step(name, rest) for name in STEPS},
         **{name: lambda rest, name=name: _other(name, rest) for name in OTHERS},
     }
@@ -67,6 +78,7 @@ def _usage() -> str:
     lines = ["usage: python -m precompute COMMAND [options]   (COMMAND --help shows its options)", ""]
     lines += [f"  {'list':12} the steps and their state in a run", f"  {'all':12} every step in order"]
     lines += [f"  {s.name:12} makes {s.makes}" for s in STEPS.values()]
+    lines += [f"  {'paper':12} the paper's results on a finished run; alone: paper NAME, NAME out of {_paper_names()}"]
     lines += [f"  {n:12} {importlib.import_module(m).__doc__.splitlines()[0]}" for n, m in OTHERS.items()]
     return "\n".join(lines)
 
@@ -81,8 +93,31 @@ def _list(rest: list[str]) -> None:
         print(f"{step.name:12} {state:9} {seconds:>8}  {step.needs:36} {step.makes}")
 
 
+def _paper(rest: list[str]) -> None:
+    """`paper NAME ...` is one step with its own options, `paper --run DIR` all of them with their defaults."""
+    if rest and rest[0] in PAPER_STEPS:
+        return _run_step(PAPER_STEPS[rest[0]], rest[1:])
+    if rest and not rest[0].startswith("-"):
+        raise SpecError(f"a result out of {_paper_names()}", repr(rest[0]), "Name one, or none for all of them")
+    args = _parse("paper", PaperArgs, rest)
+    for step in PAPER_STEPS.values():
+        print(f"== {step.name}: {step.makes}", flush=True)
+        try:
+            step.run(RunStore.open(args.run), step.module.Args())
+        except SaeError as error:  # one result that cannot be had must not keep the others back
+            print(f"{step.name} left out: {error}", file=sys.stderr)
+
+
+def _paper_names() -> str:
+    return ", ".join(PAPER_STEPS)
+
+
 def _step(name: str, rest: list[str]) -> None:
-    step = STEPS[name]
+    _run_step(STEPS[name], rest)
+
+
+def _run_step(step: Step, rest: list[str]) -> None:
+    name = step.name
     args = _parse(name, _with_run(step.module.Args), rest)
     settings = step.module.Args(**{f.name: getattr(args, f.name) for f in dataclasses.fields(step.module.Args)})
     if name == "corpus":

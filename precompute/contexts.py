@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from precompute.common import bar
-from precompute.harvest import code_indexes, release_codes, table_text
+from precompute.harvest import HarvestArgs, code_indexes, release_codes, table_text
 from precompute.tables import provenance, step_state, waiting
 from sae_core.code_index import FeatureCodes
 from sae_core.contexts import TokenText, active_spans, bands
@@ -28,13 +28,8 @@ LARGEST = np.finfo(np.float16).max
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(HarvestArgs):
     """Windows for every feature of the main dictionaries: strongest, by histogram bin, silent."""
-
-    device: str = "auto"
-    """auto, cpu, cuda or mps"""
-    batch: int = 16
-    """contexts run through the model at once"""
 
 
 def state(store: RunStore) -> str:

@@ -105,7 +105,5 @@ def _dictionary_lines(store: RunStore) -> list[str]:
     for entry in store.dictionaries:
         m = store.read("metrics", entry.id).iloc[0]
         name = f"**{entry.id}**" if entry.headline else entry.id
-        lines.append(
-            f"| {name} | {entry.n_features} | {m.l0:.1f} | {m.fvu:.3f} | {m.ce_recovered:.3f} | {m.n_alive} |"
-        )
+        lines.append(f"| {name} | {entry.n_features} | {m.l0:.1f} | {m.fvu:.3f} | {m.ce_recovered:.3f} | {m.n_alive} |")
     return [*lines, "", "Bold: the headline dictionary of its layer.", ""]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from precompute.common import bar, load_entry, load_model
-from precompute.harvest import code_indexes, release_codes, table_text
+from precompute.harvest import HarvestArgs, code_indexes, release_codes, table_text
 from precompute.tables import Parts, parent_of, step_state, waiting
 from sae_core.causal_tree import Contexts, edges, table_rows
 from sae_core.code_index import CodeIndex, FeatureCodes
@@ -22,22 +23,13 @@ from sae_core.schemas import CAUSAL_EDGES, TREE_CONTEXTS, TREE_MIN_CONTEXTS
 from sae_core.store import DictionaryEntry, RunStore, to_arrow
 
 STEP = "edges"
+state = partial(step_state, step=STEP)
 FEATURES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(HarvestArgs):
     """Causal edges between the headline dictionaries of adjacent layers."""
-
-    device: str = "auto"
-    """auto, cpu, cuda or mps"""
-    batch: int = 16
-    """contexts run through the model at once while harvesting"""
-
-
-def state(store: RunStore) -> str:
-    """`ready`, `missing`, `stale` or `partial`."""
-    return step_state(store, STEP)
 
 
 def run(store: RunStore, args: Args) -> None:

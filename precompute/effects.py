@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from precompute.common import bar, load_entry, load_model
-from precompute.harvest import code_indexes, release_codes, table_text
+from precompute.harvest import HarvestArgs, code_indexes, release_codes, table_text
 from precompute.tables import Parts, step_state, token_names, waiting
 from sae_core.code_index import CodeIndex, FeatureCodes
 from sae_core.contexts import TokenText
@@ -23,25 +24,17 @@ from sae_core.schemas import DROP_THRESHOLD, EFFECT_TOKENS, EFFECT_WINDOWS, LOGI
 from sae_core.store import RunStore
 
 STEP = "effects"
+state = partial(step_state, step=STEP)
 NUMBERS_KEPT = 2**27
 MOST_FEATURES_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(HarvestArgs):
     """Effects of removing every feature of the main dictionaries on the next-token prediction."""
 
-    device: str = "auto"
-    """auto, cpu, cuda or mps"""
-    batch: int = 16
-    """contexts run through the model at once while harvesting"""
     only: str = ""
     """part of a dictionary id, such as L2-: only these dictionaries, so that processes can share the work"""
-
-
-def state(store: RunStore) -> str:
-    """`ready`, `missing`, `stale` or `partial`."""
-    return step_state(store, STEP)
 
 
 def run(store: RunStore, args: Args) -> None:

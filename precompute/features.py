@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from precompute.common import bar, load_entry
-from precompute.harvest import code_indexes, release_codes, table_text
+from precompute.harvest import HarvestArgs, code_indexes, release_codes, table_text
 from precompute.tables import provenance, step_state, token_names, waiting
 from sae_core.code_index import CodeIndex, FeatureCodes
 from sae_core.contexts import TokenText
@@ -29,22 +30,13 @@ from sae_core.schemas import DENSE_ABOVE, TOKEN_HISTOGRAMS, TOP_TOKENS
 from sae_core.store import DictionaryEntry, RunStore
 
 STEP = "features"
+state = partial(step_state, step=STEP)
 FEATURES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(HarvestArgs):
     """Exact statistics of every feature of the main dictionaries over the table tokens."""
-
-    device: str = "auto"
-    """auto, cpu, cuda or mps"""
-    batch: int = 16
-    """contexts run through the model at once"""
-
-
-def state(store: RunStore) -> str:
-    """`ready`, `missing`, `stale` or `partial`."""
-    return step_state(store, STEP)
 
 
 def run(store: RunStore, args: Args) -> None:

@@ -7,6 +7,7 @@ the first shard that is missing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,6 +25,16 @@ SCRATCH = "codes"
 CODES_AT_ONCE = 2**25
 
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class HarvestArgs:
+    """Settings of every step that reads codes."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+    batch: int = 16
+    """contexts run through the model at once while harvesting"""
 
 
 def table_text(store: RunStore) -> TokenText:

@@ -108,12 +108,17 @@ def assign_roles(entries: Iterable[DictionaryEntry], l0: Mapping[str, float]) ->
     """`main`: of each site, kind and ratio the dictionary whose L0 is nearest 30; all others `sweep`.
 
     `headline`: of each layer the tied resid_post dictionary whose L0 is nearest 30. Ties go to the smaller alpha.
+    Dictionaries to compare with take no part and keep the role they were given.
     """
     entries = tuple(entries)
-    main = _nearest(entries, l0, lambda e: (e.spec.site, e.spec.kind, e.spec.ratio))
-    tied = [e for e in entries if e.spec.site.name == "resid_post" and e.spec.kind == "tied"]
+    chosen_from = [e for e in entries if not e.spec.is_comparison]
+    main = _nearest(chosen_from, l0, lambda e: (e.spec.site, e.spec.kind, e.spec.ratio))
+    tied = [e for e in chosen_from if e.spec.site.name == "resid_post" and e.spec.kind == "tied"]
     headline = _nearest(tied, l0, lambda e: e.spec.site.layer)
-    return tuple(replace(e, role="main" if e.id in main else "sweep", headline=e.id in headline) for e in entries)
+    return tuple(
+        e if e.spec.is_comparison else replace(e, role="main" if e.id in main else "sweep", headline=e.id in headline)
+        for e in entries
+    )
 
 
 def _nearest(

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from precompute.common import load_entry
-from precompute.harvest import code_indexes, release_codes
+from precompute.harvest import HarvestArgs, code_indexes, release_codes
 from precompute.tables import provenance, step_state, waiting
 from sae_core.code_index import CodeIndex
+from sae_core.matching import unit_directions
 from sae_core.schemas import NEIGHBOURS
 from sae_core.store import DictionaryEntry, RunStore
 
 STEP = "neighbours"
+state = partial(step_state, step=STEP)
 NUMBERS_AT_ONCE = 2**24
 COFIRING_TOKENS = 200_000
 
@@ -24,18 +27,8 @@ Similarity = Callable[[int, int], np.ndarray]  # rows start .. stop-1 against al
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(HarvestArgs):
     """Neighbours of every feature of the main dictionaries."""
-
-    device: str = "auto"
-    """auto, cpu, cuda or mps"""
-    batch: int = 16
-    """contexts run through the model at once while harvesting"""
-
-
-def state(store: RunStore) -> str:
-    """`ready`, `missing`, `stale` or `partial`."""
-    return step_state(store, STEP)
 
 
 def run(store: RunStore, args: Args) -> None:
@@ -53,22 +46,21 @@ def run(store: RunStore, args: Args) -> None:
 
 def direction_neighbours(store: RunStore, entry: DictionaryEntry) -> Iterator[pd.DataFrame]:
     """`same` for every dictionary, `previous` and `next` between the headline dictionaries of adjacent layers."""
-    own = unit_directions(store, entry)
+    own = decoder_directions(store, entry)
     layer = entry.spec.site.layer
     others = {"same": entry}
     if entry.headline:
         others |= {"previous": store.headline(layer - 1), "next": store.headline(layer + 1)}
     for relation, other in others.items():
         if other is not None:
-            theirs = own if other.id == entry.id else unit_directions(store, other)
+            theirs = own if other.id == entry.id else decoder_directions(store, other)
             found = nearest(cosines(own, theirs), len(own), len(theirs), exclude_self=relation == "same")
             yield neighbour_frame(relation, other.id, *found)
 
 
-def unit_directions(store: RunStore, entry: DictionaryEntry) -> np.ndarray:
+def decoder_directions(store: RunStore, entry: DictionaryEntry) -> np.ndarray:
     """Decoder directions of norm 1, [n_features, width] float32."""
-    directions = load_entry(store, entry).W_dec.cpu().numpy()
-    return directions / np.maximum(np.linalg.norm(directions, axis=1, keepdims=True), 1e-12)
+    return unit_directions(load_entry(store, entry).W_dec.cpu().numpy())
 
 
 def cosines(own: np.ndarray, theirs: np.ndarray) -> Similarity:

@@ -23,11 +23,12 @@ class Step:
     name: str
     needs: str
     makes: str
+    package: str = ""  # folder inside precompute, with a dot
 
     @property
     def module(self) -> ModuleType:
         """The step's module, imported only when it is used: `list` need not load torch for it."""
-        return importlib.import_module(f"precompute.{self.name}")
+        return importlib.import_module(f"precompute.{self.package}{self.name}")
 
     def state(self, store: RunStore) -> str:
         """`missing`, `partial`, `stale` or `ready`."""
@@ -35,14 +36,16 @@ class Step:
 
     def run(self, store: RunStore, args: Any) -> None:
         """Do the work, then note its cost in the manifest."""
+        continued = self.state(store) == "partial"
         started = time.perf_counter()
         self.module.run(store, args)
         seconds = time.perf_counter() - started
         store.reload()  # steps that do not need each other may run side by side
         before = store.manifest.steps.get(self.name, {})
+        earlier = before.get("seconds", 0.0)
         cost = {
-            # A step that found nothing to do keeps the cost of the run that did the work.
-            "seconds": round(max(seconds, before.get("seconds", 0.0)), 1),
+            # Work that goes on adds up; a step that found nothing to do keeps the cost of the run that did the work.
+            "seconds": round(earlier + seconds if continued else max(seconds, earlier), 1),
             "peak_memory_mb": max(_peak_memory_mb(), before.get("peak_memory_mb", 0)),
         }
         store.update_manifest(steps={**store.manifest.steps, self.name: cost})

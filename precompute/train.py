@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from sae_core.corpus import Windows, load_windows
 from sae_core.dictionaries import Dictionary, load_dictionary, read_metadata, save_dictionary
 from sae_core.ensemble import Ensemble
 from sae_core.errors import DictionaryError, RunError, SpecError
+from sae_core.k_ensemble import ensemble_class
 from sae_core.language_model import LanguageModel
 from sae_core.losses import LossParts
-from sae_core.specs import DictionarySpec, Site, TrainSpec
+from sae_core.specs import K_KINDS, DictionarySpec, Site, TrainSpec
 from sae_core.store import DictionaryEntry, RunStore
 from sae_core.training import fingerprint, train
 
@@ -35,19 +36,29 @@ class Args:
     sites: str = "resid_post"
     """sites, separated by commas: resid_post, mlp_post, mlp_out, attn_out"""
     kind: str = "tied"
-    """tied (the paper's residual form) or untied"""
+    """tied (the paper's residual form), untied, frozen (untied, random decoder), batchtopk or jumprelu"""
     ratio: float = 4.0
     """features per coordinate of the site"""
     alphas: tuple[float, ...] = (3e-4, 8.6e-4, 2.7e-3)
-    """sparsity coefficients, trained together on the same batches"""
+    """sparsity coefficients of tied, untied and frozen, trained together on the same batches"""
+    ks: tuple[int, ...] = (15, 30, 60)
+    """the same for batchtopk and jumprelu: active features a token, in place of alphas"""
+    variant: str = ""
+    """kept beside, not in place of, dictionaries of the same settings: such as seed1 with --seed 1"""
     tokens: int = 4_000_000
     """activation vectors each dictionary is trained on; a smaller corpus is passed several times"""
     batch_size: int = 1024
     """activation vectors a step"""
     lr: float = 1e-3
-    """Adam's learning rate, constant after the warm-up"""
+    """Adam's learning rate, constant between warm-up and decay"""
     warmup_steps: int = 100
     """steps in which the learning rate rises linearly"""
+    decay: float = 0.0
+    """last share of the steps, in which the learning rate falls linearly to 0"""
+    aux: float = 1 / 32
+    """weight of the auxiliary loss that revives dead features of batchtopk and jumprelu; 0: none"""
+    dead_tokens: int = 200_000
+    """tokens without activity after which that loss takes a feature for dead"""
     seed: int = 0
     """of the initial weights and of the order of the text"""
     precision: str = "fp32"
@@ -62,7 +73,7 @@ def run(store: RunStore, args: Args) -> None:
     """Train what is missing, save each dictionary as a SAELens folder and list it in the manifest."""
     _check_prepared(store)
     settings = _settings(store, args)
-    wanted = [spec for spec in specs(args, store.manifest.model["n_layers"]) if not _is_there(store, spec, settings)]
+    wanted = [spec for spec in specs(args, store.manifest.model["n_layers"]) if not is_there(store, spec, settings)]
     if not wanted:
         return
     model = load_model(store, args.device)
@@ -70,9 +81,9 @@ def run(store: RunStore, args: Args) -> None:
     ensembles = _ensembles(wanted, model, _train_spec(args), args.precision)
     checkpoint = store.scratch("train") / f"{fingerprint(ensembles, **settings)}.safetensors"
     seconds = _train(ensembles, model, windows, args, checkpoint)
-    entries = [_save(store, d, settings, seconds / len(wanted)) for e in ensembles for d in e.dictionaries()]
-    store.reload()  # another `train` may have added its own meanwhile
-    store.update_manifest(dictionaries=_with(store.dictionaries, entries))
+    trained = args.tokens // args.batch_size * args.batch_size
+    facts = {**settings, "train_tokens": trained, "train_seconds": round(seconds / len(wanted), 2)}
+    add(store, [save(store, d, facts) for e in ensembles for d in e.dictionaries()])
     checkpoint.unlink(missing_ok=True)
 
 
@@ -95,20 +106,36 @@ def _check_prepared(store: RunStore) -> None:
 
 
 def specs(args: Args, n_layers: int) -> list[DictionarySpec]:
-    """One spec for each layer, site and alpha. Raises SpecError for settings out of range."""
+    """One spec for each layer, site and alpha, or k. Raises SpecError for settings out of range."""
     _check(args)
     layers = range(n_layers) if args.layers == "all" else parse_layers(args.layers, n_layers)
     names = [name.strip() for name in args.sites.split(",")]
-    alphas = sorted(set(args.alphas))
-    found = [DictionarySpec(Site(layer, n), args.kind, args.ratio, a) for layer, n, a in product(layers, names, alphas)]
+    found = [
+        DictionarySpec(Site(layer, name), args.kind, args.ratio, **sparsity, variant=args.variant)
+        for layer, name, sparsity in product(layers, names, _sparsities(args))
+    ]
     if len({spec.id for spec in found}) < len(found):
-        raise SpecError("alphas that differ in two significant digits, as ids show them", str(alphas), "Space them out")
+        expected = "alphas that differ in two significant digits, as ids show them"
+        raise SpecError(expected, str(args.alphas), "Space them out")
     return found
+
+
+def _sparsities(args: Args) -> list[dict[str, Any]]:
+    if args.kind in K_KINDS:
+        return [{"k": k} for k in sorted(set(args.ks))]
+    return [{"alpha": alpha} for alpha in sorted(set(args.alphas))]
 
 
 def _check(args: Args) -> None:
     if not args.alphas or min(args.alphas) < 0:
         raise SpecError("one or more alphas of 0 or more", str(args.alphas), "For example --alphas 3e-4 1e-3")
+    if not args.ks:
+        raise SpecError("one or more ks", "none", "For example --ks 15 30")
+    if not 0 <= args.decay <= 1:
+        raise SpecError("a decay from 0 to 1, a share of the steps", str(args.decay), "For example --decay 0.2")
+    if args.aux < 0 or args.dead_tokens < 1:
+        found = f"{args.aux} and {args.dead_tokens}"
+        raise SpecError("aux of 0 or more and dead_tokens of 1 or more", found, "For example --aux 0.03")
     if args.ratio <= 0:
         raise SpecError("a ratio above 0", str(args.ratio), "For example --ratio 4")
     if args.tokens < args.batch_size or args.batch_size < 1:
@@ -117,24 +144,36 @@ def _check(args: Args) -> None:
 
 
 def _train_spec(args: Args) -> TrainSpec:
-    return TrainSpec(args.tokens, args.batch_size, args.lr, args.warmup_steps, args.seed)
+    spec = TrainSpec(args.tokens, args.batch_size, args.lr, args.warmup_steps, args.seed, args.decay)
+    return replace(spec, aux=args.aux, dead_tokens=args.dead_tokens) if args.kind in K_KINDS and args.aux else spec
 
 
 def _settings(store: RunStore, args: Args) -> dict[str, Any]:
     """Everything besides its spec that decides how a dictionary comes out."""
-    made_from = {"model_hash": store.manifest.model["hash"], "corpus_hash": store.manifest.corpus["hash"]}
-    return {"train": _train_spec(args).to_dict(), "precision": args.precision, **made_from}
+    return {"train": _train_spec(args).to_dict(), "precision": args.precision, **made_from(store)}
 
 
-def _is_there(store: RunStore, spec: DictionarySpec, settings: dict[str, Any]) -> bool:
+def made_from(store: RunStore) -> dict[str, str]:
+    """The model and the text that dictionaries of a run are made from."""
+    return {"model_hash": store.manifest.model["hash"], "corpus_hash": store.manifest.corpus["hash"]}
+
+
+def is_there(store: RunStore, spec: DictionarySpec, settings: dict[str, Any]) -> bool:
+    """Whether the run lists the dictionary and its folder says that it was made with these settings."""
     if spec.id not in {entry.id for entry in store.dictionaries}:
         return False
-    return {"spec": spec.to_dict(), **settings}.items() <= _metadata(store, spec.id).items()
+    return _parsed({"spec": spec.to_dict(), **settings}).items() <= _parsed(_metadata(store, spec.id)).items()
+
+
+def _parsed(metadata: dict[str, Any]) -> dict[str, Any]:
+    """With specs read, so that settings which older folders do not name count as their defaults."""
+    kinds = {"spec": DictionarySpec, "train": TrainSpec}
+    return {key: kinds[key].from_dict(value) if key in kinds and value else value for key, value in metadata.items()}
 
 
 def _made_from_this(store: RunStore, entry: DictionaryEntry) -> bool:
-    made_from = {"hash": entry.hash, "model_hash": store.manifest.model["hash"]}
-    return made_from.items() <= _metadata(store, entry.id).items()
+    wanted = {"hash": entry.hash, "model_hash": store.manifest.model["hash"]}
+    return wanted.items() <= _metadata(store, entry.id).items()
 
 
 def _metadata(store: RunStore, id: str) -> dict[str, Any]:
@@ -157,9 +196,9 @@ def _ensembles(
     by_site: dict[Site, list[DictionarySpec]] = {}
     for spec in wanted:
         by_site.setdefault(spec.site, []).append(spec)
+    make = ensemble_class(wanted[0].kind)
     return [
-        Ensemble(group, site.width(model.d_model), train_spec, model.device, precision)
-        for site, group in by_site.items()
+        make(group, site.width(model.d_model), train_spec, model.device, precision) for site, group in by_site.items()
     ]
 
 
@@ -186,28 +225,26 @@ def _reporter(bar: tqdm, ensembles: list[Ensemble], batch_size: int) -> Callable
 # ---- saving
 
 
-def _save(store: RunStore, dictionary: Dictionary, settings: dict[str, Any], seconds: float) -> DictionaryEntry:
-    spec = dictionary.spec
-    save_dictionary(dictionary, store.dictionary_folder(spec.id), _facts(store, settings, seconds))
-    return DictionaryEntry(spec.id, spec, dictionary.n_features, dictionary.hash, role="sweep")
-
-
-def _facts(store: RunStore, settings: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What the folder tells other tools and the metrics step."""
-    spec, train_spec = store.manifest.spec, settings["train"]
-    return {
-        **settings,
-        "model_name": store.manifest.model.get("name", spec.model.name),
-        "dataset_path": str(spec.corpus),
-        "context_size": spec.context,
-        "train_tokens": train_spec["tokens"] // train_spec["batch_size"] * train_spec["batch_size"],
-        "train_seconds": round(seconds, 2),
+def save(store: RunStore, dictionary: Dictionary, facts: dict[str, Any]) -> DictionaryEntry:
+    """Write a dictionary's folder, with these facts and what other tools expect; the entry to `add`."""
+    spec, run = dictionary.spec, store.manifest.spec
+    general = {
+        "model_name": store.manifest.model.get("name", run.model.name),
+        "dataset_path": str(run.corpus),
+        "context_size": run.context,
     }
+    save_dictionary(dictionary, store.dictionary_folder(spec.id), {**facts, **general})
+    role = "baseline" if spec.is_comparison else "sweep"
+    return DictionaryEntry(spec.id, spec, dictionary.n_features, dictionary.hash, role)
 
 
-def _with(entries: Sequence[DictionaryEntry], new: Sequence[DictionaryEntry]) -> tuple[DictionaryEntry, ...]:
-    """The entries with new ones added, or put in the place of those with the same id; by layer, site, alpha."""
-    merged = {entry.id: entry for entry in [*entries, *new]}
-    return tuple(
-        sorted(merged.values(), key=lambda e: (e.spec.site.layer, e.spec.site.name, e.spec.kind, e.spec.alpha))
-    )
+def add(store: RunStore, new: Sequence[DictionaryEntry]) -> None:
+    """List dictionaries in the manifest, by layer, site, kind and sparsity; one with the same id is replaced."""
+    store.reload()  # another `train` may have added its own meanwhile
+    merged = {entry.id: entry for entry in [*store.dictionaries, *new]}
+    store.update_manifest(dictionaries=tuple(sorted(merged.values(), key=_place)))
+
+
+def _place(entry: DictionaryEntry) -> tuple:
+    spec = entry.spec
+    return spec.site.layer, spec.site.name, spec.kind, spec.alpha, spec.k or 0

@@ -94,12 +94,16 @@ def feature_index(store: RunStore, dictionary: str) -> FeatureIndex:
 
 @dataclass(frozen=True)
 class Page:
-    """Rows `first`+1 .. of `total` features found; `number` counts from 1."""
+    """Rows of one page; `number` counts from 1, `order` is every feature found."""
 
     frame: pd.DataFrame
     number: int
     n_pages: int
-    total: int
+    order: np.ndarray
+
+    @property
+    def total(self) -> int:
+        return len(self.order)
 
 
 def page(index: FeatureIndex, query: Query, number: int = 1, size: int = 50) -> Page:
@@ -107,7 +111,7 @@ def page(index: FeatureIndex, query: Query, number: int = 1, size: int = 50) -> 
     found = index.select(query)
     n_pages = max(1, -(-len(found) // size))
     number = min(max(number, 1), n_pages)
-    return Page(index.rows(found[(number - 1) * size : number * size]), number, n_pages, len(found))
+    return Page(index.rows(found[(number - 1) * size : number * size]), number, n_pages, found)
 
 
 # ---- searches: each gives a frame with a `feature` column, best first

@@ -171,8 +171,7 @@ def _scale(layer: ParentLayer, resid: Tensor) -> Tensor:
 def relative_drops(child: Dictionary, feature: int, target: EditedTarget) -> Tensor | None:
     """(a - a') / a of one child feature for each of the target's parents; [n]. None if silent in the clean run."""
     x = in_space(target.resid, child.site.space).to(child.W_dec.dtype)
-    x = x - child.b_dec if child.apply_b_dec_to_input else x
-    activation = torch.relu(x @ child.W_enc[:, feature] + child.b_enc[feature])
+    activation = child.code(x, feature)
     return (activation[0] - activation[1:]) / activation[0] if activation[0] > 0 else None
 
 

@@ -11,9 +11,8 @@ from torch import Tensor
 from sae_core.dictionaries import Dictionary
 from sae_core.errors import DictionaryError, SpecError
 from sae_core.losses import Block, LossParts, ensemble_gradients, row_norms, through_unit_rows
-from sae_core.specs import DictionarySpec, Site, TrainSpec
+from sae_core.specs import L1_KINDS, DictionarySpec, Site, TrainSpec
 
-KINDS = ("tied", "untied")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CACHE_BYTES = 2**20
 FEWEST_ROWS = 512
@@ -21,12 +20,16 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Ensemble:
-    """Dictionaries of one site, kind and size that differ in alpha, trained on the same batches.
+    """Dictionaries of one site, L1 kind and size that differ in alpha, trained on the same batches.
 
     Weights: `decoder` [A, F, width] with its rows normalised in every forward pass, `bias` [A, F] and, if untied,
     `encoder` [A, F, width]. Raw rows start Xavier-uniform, drawn from the seed and the dictionary's id, so that a
-    dictionary does not depend on what is trained beside it; biases start at 0.
+    dictionary does not depend on what is trained beside it; biases start at 0. Of a `frozen` one the decoder stays as
+    drawn (Korznikov et al. 2026).
     """
+
+    kinds = L1_KINDS
+    moments_decay = (0.9, 0.999)
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class Ensemble:
         device: torch.device | str = "cpu",
         precision: str = "fp32",
     ) -> None:
-        _check_alike(specs, precision)
+        _check_alike(specs, precision, self.kinds)
         self.specs, self.train, self.width = tuple(specs), train, width
         self.n_features = max(1, round(specs[0].ratio * width))
         self.precision = PRECISIONS[precision]
@@ -46,7 +49,8 @@ class Ensemble:
             len(specs), self.n_features, train.batch_size, self.precision, torch.device(device).type
         )
         self.steps = 0
-        self.optimiser = torch.optim.Adam(list(self.weights.values()), lr=train.lr, fused=True)
+        trained = [w for name, w in self.weights.items() if not (self.frozen and name == "decoder")]
+        self.optimiser = torch.optim.Adam(trained, lr=train.lr, betas=self.moments_decay, fused=True)
 
     @property
     def site(self) -> Site:
@@ -55,6 +59,10 @@ class Ensemble:
     @property
     def tied(self) -> bool:
         return self.specs[0].kind == "tied"
+
+    @property
+    def frozen(self) -> bool:
+        return self.specs[0].kind == "frozen"
 
     def _start(self) -> dict[str, Tensor]:
         names = ("decoder",) if self.tied else ("decoder", "encoder")
@@ -73,13 +81,19 @@ class Ensemble:
         unit = decoder / norms
         encoder = unit if self.tied else self.weights["encoder"]
         parts, gradient = ensemble_gradients(x, encoder, unit, bias, self.alpha, self.precision, self.block)
-        decoder.grad, bias.grad = through_unit_rows(gradient.decoder, unit, norms), gradient.bias
+        bias.grad = gradient.bias
+        if not self.frozen:
+            decoder.grad = through_unit_rows(gradient.decoder, unit, norms)
         if not self.tied:
             self.weights["encoder"].grad = gradient.encoder
-        self.steps += 1
-        self.optimiser.param_groups[0]["lr"] = self.train.lr * min(1.0, self.steps / max(1, self.train.warmup_steps))
-        self.optimiser.step()
+        self._advance()
         return parts
+
+    def _advance(self) -> None:
+        """One step of Adam with the gradients that the weights hold."""
+        self.steps += 1
+        self.optimiser.param_groups[0]["lr"] = self.train.lr_at(self.steps)
+        self.optimiser.step()
 
     @torch.no_grad()
     def dictionaries(self) -> list[Dictionary]:
@@ -89,7 +103,7 @@ class Ensemble:
             unit = self.weights["decoder"][i] / row_norms(self.weights["decoder"][i])
             encoder = unit if self.tied else self.weights["encoder"][i]
             tensors = [t.cpu().clone() for t in (encoder.T, self.weights["bias"][i], unit, unit.new_zeros(self.width))]
-            _check_finite(spec, tensors)
+            check_finite(spec, tensors)
             found.append(Dictionary(spec.site, *tensors, spec=spec))
         return found
 
@@ -131,15 +145,16 @@ def _xavier(n: int, n_features: int, width: int, seed: int) -> Tensor:
     return (2 * uniform - 1) * bound
 
 
-def _check_alike(specs: Sequence[DictionarySpec], precision: str) -> None:
-    kinds = {(s.site, s.kind, s.ratio) for s in specs}
-    if len(kinds) != 1 or specs[0].kind not in KINDS:
-        raise SpecError(f"dictionaries of one site, one kind out of {KINDS} and one ratio", str(kinds), "Split them")
+def _check_alike(specs: Sequence[DictionarySpec], precision: str, kinds: tuple[str, ...]) -> None:
+    found = {(s.site, s.kind, s.ratio) for s in specs}
+    if len(found) != 1 or specs[0].kind not in kinds:
+        raise SpecError(f"dictionaries of one site, one kind out of {kinds} and one ratio", str(found), "Split them")
     if precision not in PRECISIONS:
         raise SpecError(f"a precision out of {sorted(PRECISIONS)}", repr(precision), "Choose one of them")
 
 
-def _check_finite(spec: DictionarySpec, tensors: Iterable[Tensor]) -> None:
+def check_finite(spec: DictionarySpec, tensors: Iterable[Tensor]) -> None:
+    """Raise DictionaryError if training has diverged."""
     if not all(torch.isfinite(t).all() for t in tensors):
         raise DictionaryError(
             f"finite weights for {spec.id}", "NaN or infinity: training has diverged", "Train with a smaller --lr"

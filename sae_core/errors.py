@@ -57,3 +57,11 @@ class StorageError(SaeError):
 
 class AnnotationError(SaeError):
     """The labels file cannot be read or written."""
+
+
+class ServiceError(SaeError):
+    """A language-model service cannot be used: no key, no such model, no answer from any request."""
+
+
+class AnswerError(ServiceError):
+    """One request stayed without a usable answer; others may well get theirs."""

@@ -41,9 +41,7 @@ def moments(codes: np.ndarray, n_tokens: int) -> Moments:
         return Moments(float(mean), 0.0, 0.0, 0.0, 0.0, 0.0)
     third, fourth = float((c**3).sum() / n_tokens), float((c**4).sum() / n_tokens)
     scale3, scale4 = variance**1.5, variance**2
-    return Moments(
-        float(mean), variance, third / scale3, fourth / scale4, centred(3) / scale3, centred(4) / scale4
-    )
+    return Moments(float(mean), variance, third / scale3, fourth / scale4, centred(3) / scale3, centred(4) / scale4)
 
 
 def entropy(counts: np.ndarray) -> float:

@@ -108,7 +108,7 @@ def _operate(dictionary: Dictionary, edit: FeatureEdit, code: Tensor, patch: Ten
         case "remove":
             return torch.zeros_like(code)
         case "remove_to_threshold":
-            return code - code / threshold_slope(dictionary, edit.feature)
+            return to_threshold(dictionary, edit.feature, code)
         case "scale":
             return code * edit.value
         case "set":
@@ -120,19 +120,30 @@ def _operate(dictionary: Dictionary, edit: FeatureEdit, code: Tensor, patch: Ten
     raise InputError(f"an operation out of {sorted(OPERATIONS)}", repr(edit.operation), "Choose one of these")
 
 
-def threshold_slope(dictionary: Dictionary, feature: int) -> float:
-    """w_enc . d, by which the pre-activation falls per step against the decoder direction d; 1 where it is <= 0.
+def to_threshold(dictionary: Dictionary, feature: int, code: Tensor) -> Tensor:
+    """code - t, with t = (code - theta) / (w_enc . d) where the feature is active; 0 where that cannot silence it.
 
-    Moving x by -t d with t = code / (w_enc . d) brings an active ReLU feature to its threshold (the paper's
-    less-than-rank-one ablation, footnote 5). For the tied dictionary the slope is 1 and t is the code.
+    Moving x by -t d, d the decoder direction, brings an active feature to its threshold theta: 0 for a relu (the
+    paper's less-than-rank-one ablation, footnote 5). For the tied dictionary w_enc . d is 1 and t is the code.
     """
-    slope = float(dictionary.W_enc[:, feature] @ dictionary.W_dec[feature])
-    return slope if slope > 0 else 1.0
+    if falls_back_to_remove(dictionary, feature):
+        return torch.zeros_like(code)
+    theta = 0.0 if dictionary.threshold is None else dictionary.threshold[feature]
+    return torch.where(code > 0, code - (code - theta) / _slope(dictionary, feature), code)
 
 
 def falls_back_to_remove(dictionary: Dictionary, feature: int) -> bool:
-    """Whether `remove_to_threshold` cannot silence this feature (w_enc . d <= 0), so that `remove` is done instead."""
-    return float(dictionary.W_enc[:, feature] @ dictionary.W_dec[feature]) <= 0
+    """Whether `remove_to_threshold` is done as `remove`.
+
+    So it is where moving against d cannot silence the feature (w_enc . d <= 0), and for topk, whose edge is another
+    feature's code.
+    """
+    return dictionary.k is not None or _slope(dictionary, feature) <= 0
+
+
+def _slope(dictionary: Dictionary, feature: int) -> float:
+    """w_enc . d, by which the pre-activation falls per step against the decoder direction d."""
+    return float(dictionary.W_enc[:, feature] @ dictionary.W_dec[feature])
 
 
 def removal_delta(dictionary: Dictionary, codes: Tensor, features: Tensor) -> Tensor:

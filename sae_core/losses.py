@@ -56,6 +56,39 @@ def loss(x: Tensor, encoder: Tensor, decoder: Tensor, bias: Tensor) -> LossParts
     return LossParts((codes @ decoder - x).square().mean(), codes.abs().sum(-1).mean())
 
 
+def jump_relu(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    """relu(pre) where pre > threshold, else 0; gradient by the threshold: -theta / eps where |pre - theta| < eps / 2.
+
+    The straight-through gradient of Rajamanoharan et al. 2024b, Eq. 11, with a rectangle of width eps = bandwidth.
+    threshold broadcasts against pre.
+    """
+    return _Jump.apply(pre, threshold, bandwidth, True)
+
+
+def heaviside(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    """1 where pre > threshold, else 0; gradient by the threshold: -1 / eps where |pre - theta| < eps / 2 (Eq. 12)."""
+    return _Jump.apply(pre, threshold, bandwidth, False)
+
+
+class _Jump(torch.autograd.Function):
+    """pre (or 1) where pre > max(threshold, 0). No gradient by pre but that of the codes which pass."""
+
+    @staticmethod
+    def forward(ctx, pre: Tensor, threshold: Tensor, bandwidth: float, keeps_value: bool) -> Tensor:
+        passing = pre > threshold.clamp_min(0)
+        ctx.save_for_backward(pre, threshold, passing)
+        ctx.bandwidth, ctx.keeps_value = bandwidth, keeps_value
+        return pre * passing if keeps_value else passing.to(pre.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        pre, threshold, passing = ctx.saved_tensors
+        near = (pre - threshold).abs() < ctx.bandwidth / 2
+        height = threshold if ctx.keeps_value else torch.ones_like(threshold)
+        by_threshold = (-gradient * near * height / ctx.bandwidth).sum_to_size(threshold.shape)
+        return gradient * passing if ctx.keeps_value else None, by_threshold, None, None
+
+
 def unit_rows(w: Tensor) -> Tensor:
     """w / max(|w|, 1e-8), row by row: [..., F, width]."""
     return w / row_norms(w)

@@ -32,7 +32,8 @@ W_enc, b_enc, W_dec, b_dec = (weights[name].float() for name in ("W_enc", "b_enc
 
 
 def encode(x):
-    return torch.relu({centred} @ W_enc + b_enc)
+    pre = {centred} @ W_enc + b_enc
+    return {codes}
 
 
 def decode(codes):
@@ -47,7 +48,7 @@ def edited(codes, patch):
         slope = W_enc[:, feature] @ W_dec[feature]
         codes[:, at, feature] = {{
             "remove": lambda: 0 * code,
-            "remove_to_threshold": lambda: code - code / (slope if slope > 0 else 1),
+            "remove_to_threshold": lambda: {to_threshold},
             "scale": lambda: code * value,
             "set": lambda: torch.full_like(code, value),
             "add": lambda: code + value,
@@ -80,6 +81,19 @@ for position, value in enumerate(kl.tolist()):
 '''
 
 
+# What each architecture does with `pre`, and with an active feature's code to bring it to its threshold.
+_CODES = {
+    "standard": "torch.relu(pre)",
+    "jumprelu": 'torch.relu(pre) * (pre > weights["threshold"])',
+    "topk": "torch.relu(pre) * torch.zeros_like(pre).scatter(-1, pre.topk({k}, dim=-1).indices, 1)",
+}
+_TO_THRESHOLD = {
+    "standard": "code - code / (slope if slope > 0 else 1)",
+    "jumprelu": '(code - (code - weights["threshold"][feature]) / slope) * (code > 0) if slope > 0 else 0 * code',
+    "topk": "0 * code",
+}
+
+
 def transformer_lens_code(
     model_name: str,
     dictionary_folder: str,
@@ -96,7 +110,7 @@ def transformer_lens_code(
     model_name: hub id or folder; dictionary_folder: the SAELens folder; text: shown beside its ids, not tokenised
     again; patch_ids: the other sentence of `patch` edits.
     """
-    site = dictionary.site
+    site, architecture = dictionary.site, dictionary.architecture
     return _SCRIPT.format(
         model=model_name,
         revision=revision,
@@ -108,5 +122,7 @@ def transformer_lens_code(
         keep_error=keep_error,
         edits="\n".join(f"    {(e.feature, e.operation, e.value, e.positions)!r}," for e in edits),
         centred="(x - b_dec)" if dictionary.apply_b_dec_to_input else "x",
+        codes=_CODES[architecture].format(k=dictionary.k),
+        to_threshold=_TO_THRESHOLD[architecture],
         space="x - x.mean(-1, keepdim=True)" if site.space == "centred" else "x",
     )

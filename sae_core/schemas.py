@@ -18,6 +18,9 @@ EFFECT_TOKENS = 25
 EFFECT_POSITIONS = 256
 EFFECT_WINDOWS = 64
 DROP_THRESHOLD = 0.1
+SCORE_MIN_FRAGMENTS = 20
+FACTOR_MIN_POSITIVES = 200
+FOUND_AGAIN = 0.9
 TREE_CONTEXTS = 20
 TREE_MIN_CONTEXTS = 5
 TREE_PARENTS = 20
@@ -60,6 +63,7 @@ class Table:
 
 
 I32, I64, F32, TEXT, FLAG = pa.int32(), pa.int64(), pa.float32(), pa.string(), pa.bool_()
+F64 = pa.float64()
 F16 = pa.float16()  # three digits: for numbers that are only ranked or shown
 FEATURE = Column("feature", I32, "index in the dictionary")
 TOKEN = Column("token", TEXT, "the token made readable (space ␣, newline ↵, tab ⇥, bytes ‹E2›)")
@@ -275,6 +279,197 @@ METRICS = Table(
     ),
 )
 
+SCORES = Table(
+    "scores",
+    "How well an explanation predicts a feature's activations (paper Sec. 3, App. A), by rules or a language model.",
+    ("feature", "explainer", "scheme", "setting"),
+    "fragments (windows of the table tokens) that the explanation was not made from: for `top_and_random` 5 strong "
+    "and 5 drawn uniformly among those with activity, for `random_only` the latter 5. A feature active in fewer than "
+    f"{SCORE_MIN_FRAGMENTS} fragments is skipped",
+    (
+        FEATURE,
+        Column("explainer", TEXT, "`rule`, or the name of the language model that wrote the explanation"),
+        Column("scheme", TEXT, "top_and_random or random_only"),
+        Column("setting", TEXT, "corrected or as-published"),
+        Column(
+            "simulator", TEXT, "how activations were predicted: `MODEL logprobs`, `MODEL echo`, `MODEL json`, `rule`"
+        ),
+        Column("kind", TEXT, "token, previous, suffix, ngram or llm"),
+        Column("explanation", TEXT, "the explanation; the reason where the feature was skipped"),
+        Column(
+            "score",
+            F32,
+            "Pearson correlation of predicted and true activation over all tokens of all fragments; "
+            "0 if the prediction never varies or the feature was skipped",
+        ),
+        Column("lower", F32, "2.5 % point of the score, fragments resampled within each sort; 0 if skipped"),
+        Column("upper", F32, "97.5 % point; 0 if skipped"),
+        Column("n_fragments", I32, "fragments scored; 0 if skipped"),
+        Column("skipped", FLAG, "too few fragments with activity, or no variation in them: leave it out of means"),
+    ),
+)
+
+DETECTION = Table(
+    "detection",
+    "Can a language model that only reads the explanation tell fragments, or marked tokens, apart (Paulo et al. 2024)?",
+    ("feature", "explainer", "scorer", "setting"),
+    "fragments the explanation was not made from, half of them with activity (spread over its range), half without; "
+    "`fuzzing` marks the active tokens, or as many tokens that are not",
+    (
+        FEATURE,
+        Column("explainer", TEXT, "name of the language model that wrote the explanation"),
+        Column("scorer", TEXT, "detection or fuzzing"),
+        Column("setting", TEXT, "corrected or as-published"),
+        Column("judge", TEXT, "name of the language model that answered"),
+        Column("accuracy", F32, "share of right answers; 0.5 is chance"),
+        Column("lower", F32, "lower end of the 95 % Wilson interval of accuracy"),
+        Column("upper", F32, "upper end"),
+        Column("f1", F32, "2 tp / (2 tp + fp + fn) of the answer yes; 0 if there is none"),
+        Column("n", I32, "fragments judged"),
+    ),
+)
+
+MOMENTS_SCORES = Table(
+    "moments_scores",
+    "Do the moments of a feature's activations predict its score? Correlations over features (paper Table 2).",
+    ("dictionary", "explainer", "scheme", "setting", "moment"),
+    "features of the dictionary that were scored (skipped ones left out); moments over all table tokens",
+    (
+        Column("dictionary", TEXT, "dictionary id, or `headline` for all headline dictionaries together"),
+        Column("explainer", TEXT, "as in `scores`"),
+        Column("scheme", TEXT, "top_and_random or random_only"),
+        Column("setting", TEXT, "corrected or as-published"),
+        Column(
+            "moment",
+            TEXT,
+            "mean, variance, skew, kurtosis, or the authors' uncentred skew_uncentred, kurtosis_uncentred",
+        ),
+        Column("r", F32, "Pearson correlation of moment and score over features; 0 if the moment never varies"),
+        Column("lower", F32, "2.5 % point of r, features resampled"),
+        Column("upper", F32, "97.5 % point"),
+        Column("n", I32, "features"),
+    ),
+    per_dictionary=False,
+)
+
+FACTORS = Table(
+    "factors",
+    "The feature that says best whether a token has a known property, for every value of every factor.",
+    ("factor", "value"),
+    "labelled held-out tokens: feature, sign and threshold are chosen on the first half of the contexts, F1 is "
+    f"measured on the second; values that at least {FACTOR_MIN_POSITIVES} tokens of either half have",
+    (
+        Column("factor", TEXT, "what the generator of the text knows of a token"),
+        Column("value", TEXT, "the value of the factor that is looked for"),
+        FEATURE,
+        Column("sign", I32, "+1: the answer is yes where code > threshold; -1: where code <= threshold"),
+        Column("threshold", F32, "0, or a share of the feature's largest (smallest) code on the first half"),
+        Column("f1", F32, "2 tp / (2 tp + fp + fn) on the second half; answering yes everywhere gives 2 p / (1 + p)"),
+        Column("lower", F32, "2.5 % point of F1, contexts resampled"),
+        Column("upper", F32, "97.5 % point"),
+        Column("precision", F32, "tp / (tp + fp) on the second half"),
+        Column("recall", F32, "tp / (tp + fn) on the second half"),
+        Column("n_positives", I64, "tokens of the second half that have the value"),
+        Column("n_tokens", I64, "tokens of the second half"),
+    ),
+)
+
+TOY = Table(
+    "toy",
+    "Are known directions found again? Dictionaries trained on the toy data of Sharkey et al. (2022).",
+    ("alpha", "size", "seed"),
+    "fresh sparse sums of known directions (sae_core.toy_data), never the ones trained on",
+    (
+        Column("alpha", F64, "price of a code in this project's convention"),
+        Column("size", I32, "features of the dictionary"),
+        Column("seed", I32, "of the data and of the initial weights"),
+        Column("coefficient", F64, "alpha x size: the coefficient as Sharkey et al. give it"),
+        Column("mmcs", F32, "mean over the known directions of the largest cosine with a learned one"),
+        Column("mmcs_weighted", F32, "the same mean, weighted by how often each known direction is active"),
+        Column("n_found", I32, "known directions with a cosine above 0.9"),
+        Column("l0", F32, "mean active features a sample"),
+        Column("fvu", F32, "sum |x - x_hat|^2 / sum |x - mean x|^2"),
+        Column("n_dead", I32, "features never active on the measured samples"),
+        Column("true_l0", F32, "mean known directions active in a sample"),
+        Column("n_ground_truth", I32, "known directions"),
+        Column("width", I32, "coordinates of a sample"),
+        Column("n_samples", I64, "samples trained on"),
+        Column("correlated", FLAG, "whether known directions are active together more often than by chance"),
+    ),
+    per_dictionary=False,
+)
+
+STABILITY = Table(
+    "stability",
+    "Which features are found again when the dictionary is trained with another seed: one-to-one matches.",
+    ("feature",),
+    "all features; each is matched with one of the twin's so that the sum of cosines is largest",
+    (
+        FEATURE,
+        Column("other_dictionary", TEXT, "the twin: same text and settings, another start and order"),
+        Column("other", I32, "the matched feature there"),
+        Column("cosine", F32, "of the two decoder directions"),
+        Column("best_cosine", F32, "largest cosine with any of the twin's features, matched or not"),
+        Column("found", FLAG, f"cosine above {FOUND_AGAIN}"),
+        Column("alive", FLAG, "whether the feature is active on more than 10 table tokens"),
+    ),
+)
+
+PATCHING = Table(
+    "patching",
+    "How near patching the first n features brings a base run to its target run (paper Sec. 4, Figs 3 and 17).",
+    ("dictionary", "method", "order", "n_patched"),
+    "pairs of indirect-object prompts that differ in one name, made of the model's single-token words, drawn with a "
+    "seed; features whose codes differ in no pair are left out of every order",
+    (
+        Column("dictionary", TEXT, "dictionary id"),
+        Column("method", TEXT, "sae; pca: both sides of a component patched together; pca_nonneg: side by side"),
+        Column("order", TEXT, "acdc: reverse of the order in which pruning drops them; magnitude: largest edit first"),
+        Column("n_patched", I32, "features patched, the first of the order"),
+        Column("mean_kl", F32, "nats: mean KL(patched || target) at the last token"),
+        Column("lower", F32, "2.5 % point of mean_kl, pairs resampled"),
+        Column("upper", F32, "97.5 % point"),
+        Column("mean_magnitude", F32, "mean Euclidean norm of the edit over all positions of all pairs"),
+        Column("n_pairs", I32, "prompt pairs"),
+        Column("n_differing", I32, "features whose codes differ in some pair"),
+        Column("kl_floor", F32, "nats: mean KL with all features patched; what is left is the reconstruction error"),
+    ),
+    per_dictionary=False,
+)
+
+ACROSS_LAYERS = Table(
+    "across_layers",
+    "Which features of the next layer point the same way: one-to-one matches between headline dictionaries (Sec. 5).",
+    ("feature",),
+    "all features; each is matched with one of the next layer's so that the sum of cosines is largest",
+    (
+        FEATURE,
+        Column("other_dictionary", TEXT, "headline dictionary of the next layer"),
+        Column("other", I32, "the matched feature there, -1 where that dictionary is smaller and none is left"),
+        Column("cosine", F32, "of the two decoder directions; 0 for none"),
+        Column("best_cosine", F32, "largest cosine with any feature there, matched or not"),
+    ),
+)
+
+BASIS_HISTOGRAMS = Table(
+    "basis_histograms",
+    "Activation histogram of the residual coordinate nearest to a feature's direction, by token (paper Fig. 11).",
+    ("feature", "bin"),
+    f"all table tokens on which the coordinate has the sign of the feature's component; {HISTOGRAM_BINS} equal bins of "
+    f"(0, max] of its absolute value; the {TOKENS_PER_BIN} commonest tokens per bin; the run's landmarks only",
+    (
+        FEATURE,
+        Column("coordinate", I32, "the coordinate with the largest absolute component of the feature's direction"),
+        Column("component", F32, "that component of the direction of norm 1; its sign is the side counted"),
+        Column("bin", I32, f"0 .. {HISTOGRAM_BINS - 1}"),
+        Column("bin_low", F32, "exclusive lower edge of the bin"),
+        Column("bin_high", F32, "inclusive upper edge of the bin"),
+        Column("token_id", I32, f"token, or {OTHER_TOKEN} for all remaining tokens of the bin together"),
+        TOKEN,
+        Column("count", I64, "positions in this bin on this token"),
+    ),
+)
+
 TABLES: dict[str, Table] = {
     t.name: t
     for t in (
@@ -289,5 +484,14 @@ TABLES: dict[str, Table] = {
         CAUSAL_EDGES,
         NEIGHBOURS_TABLE,
         METRICS,
+        SCORES,
+        DETECTION,
+        MOMENTS_SCORES,
+        FACTORS,
+        TOY,
+        STABILITY,
+        PATCHING,
+        ACROSS_LAYERS,
+        BASIS_HISTOGRAMS,
     )
 }

@@ -20,6 +20,15 @@ SITE_HOOKS = {
 SPACES = ("raw", "centred")
 HEADLINE_L0 = 30
 HEADLINE_RULE = f"the resid_post dictionary of the layer whose held-out L0 is nearest {HEADLINE_L0}"
+L1_KINDS = ("tied", "untied", "frozen")
+"""Priced by alpha: tied, untied, and untied with a random decoder that is never trained."""
+K_KINDS = ("batchtopk", "jumprelu")
+"""Trained to k active features a token."""
+LINEAR_KINDS = ("identity", "random", "pca", "ica")
+"""Fitted or drawn directions, the n positive sides first, then the n negative ones."""
+TOPK_KINDS = ("pca_topk", "ica_topk")
+"""The same directions with the k largest codes of a token kept (paper App. G)."""
+COMPARISON_KINDS = (*LINEAR_KINDS, *TOPK_KINDS, "frozen")
 
 
 @dataclass(frozen=True)
@@ -141,33 +150,70 @@ class CorpusSpec(Spec):
 
 @dataclass(frozen=True)
 class TrainSpec(Spec):
-    """How dictionaries are trained (paper App. B, with plain Adam)."""
+    """How dictionaries are trained (paper App. B, with plain Adam).
+
+    decay: last share of the steps, in which the learning rate falls linearly to 0. aux: weight of the auxiliary loss
+    that revives features silent for `dead_tokens` tokens (Gao et al. 2024); only kinds trained to k active features.
+    """
 
     tokens: int = 4_000_000
     batch_size: int = 1024
     lr: float = 1e-3
     warmup_steps: int = 100
     seed: int = 0
+    decay: float = 0.0
+    aux: float = 0.0
+    dead_tokens: int = 200_000
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step number 1, 2, ...: linear warm-up, constant, linear decay."""
+        steps = self.tokens // self.batch_size
+        falling = (steps + 1 - step) / (self.decay * steps) if self.decay else 1.0
+        return self.lr * min(1.0, step / max(1, self.warmup_steps), max(0.0, falling))
 
 
 @dataclass(frozen=True)
 class DictionarySpec(Spec):
-    """One dictionary: where it reads, its form, its size relative to the site's width, its sparsity price."""
+    """One dictionary: where it reads, its form, its size relative to the site's width, and how sparse it shall be.
+
+    alpha: price of a code, for `L1_KINDS`. k: active features a token, for `K_KINDS` (jumprelu: the L0 aimed at) and
+    `TOPK_KINDS`. variant: tells apart what the rest does not, such as `seed1` for a twin trained with another seed.
+    """
 
     site: Site = field(metadata={"spec": Site})
     kind: str
     ratio: float
-    alpha: float
+    alpha: float = 0.0
+    k: int | None = None
+    variant: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind in (*K_KINDS, *TOPK_KINDS) and (self.k is None or self.k < 1):
+            raise SpecError(f"a k of 1 or more for {self.kind}", str(self.k), "For example --ks 30")
+        if not re.fullmatch(r"[A-Za-z0-9_]*", self.variant):
+            raise SpecError("a variant of letters, digits and _", repr(self.variant), "Name it, for example, seed1")
 
     def n_features(self, d_model: int) -> int:
         """ratio x the width of the site."""
         return int(round(self.ratio * self.site.width(d_model)))
 
     @property
+    def is_comparison(self) -> bool:
+        """Whether it is there to be compared with: never chosen as a main or headline dictionary by its L0."""
+        return self.kind in COMPARISON_KINDS or bool(self.variant)
+
+    @property
     def id(self) -> str:
-        """Readable id such as `L2-resid_post-tied-r4-a8.6e-4`."""
+        """Readable id such as `L2-resid_post-tied-r4-a8.6e-4`, `L2-resid_post-batchtopk-r4-k30` or `...-pca-r2`."""
         space = "" if self.site.space == "raw" else f"-{self.site.space}"
-        return f"L{self.site.layer}-{self.site.name}{space}-{self.kind}-r{self.ratio:g}-a{format_alpha(self.alpha)}"
+        variant = f"-{self.variant}" if self.variant else ""
+        return f"L{self.site.layer}-{self.site.name}{space}-{self.kind}-r{self.ratio:g}{self._sparsity}{variant}"
+
+    @property
+    def _sparsity(self) -> str:
+        if self.k is not None:
+            return f"-k{self.k}"
+        return "" if self.kind in LINEAR_KINDS else f"-a{format_alpha(self.alpha)}"
 
 
 def format_alpha(alpha: float) -> str:

@@ -43,7 +43,10 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 @dataclass(frozen=True)
 class DictionaryEntry(Spec):
-    """A dictionary as the manifest lists it. `role` is `main` (all tables) or `sweep` (metrics and weights)."""
+    """A dictionary as the manifest lists it.
+
+    `role` is `main` (all tables), `sweep` (metrics and weights) or `baseline` (the same, but kept by `prune`).
+    """
 
     id: str
     spec: DictionarySpec = field(metadata={"spec": DictionarySpec})

@@ -17,7 +17,7 @@ REGISTERS: dict[str, tuple[float, Callable[[Writer], None]]] = {
     "encyclopaedia": (8, reports.write_encyclopaedia),
     "legal": (4, reports.write_legal),
     "story": (9, story.write_story),
-    "giving": (15, story.write_giving),
+    "giving": (34, story.write_giving),
     "diary": (3, story.write_diary),
     "dialogue": (9, dialogue.write_dialogue),
     "email": (6, everyday.write_email),
@@ -33,7 +33,7 @@ REGISTERS: dict[str, tuple[float, Callable[[Writer], None]]] = {
     "log": (2, markup.write_log),
     "maths": (4, scholarly.write_maths),
     "paper": (4, scholarly.write_paper),
-    "repeats": (6.5, repeats.write_repeats),
+    "repeats": (6, repeats.write_repeats),
 }
 SHARES = tuple(accumulate(share for share, _ in REGISTERS.values()))
 NAMES_IN_ORDER = tuple(REGISTERS)

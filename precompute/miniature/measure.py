@@ -96,7 +96,7 @@ class Probe:
         """Read a Hugging Face folder. Raises ModelError if it is none."""
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = GPTNeoXForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+            model = GPTNeoXForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32).eval()
         except (OSError, ValueError) as error:
             reason = (str(error).splitlines() or [""])[0]
             fix = "Train it: python -m precompute miniature"
@@ -160,7 +160,7 @@ def indirect_object(probe: Probe, n: int, seed: int) -> dict[str, Any]:
     prompts = ioi_prompts(n, seed, names=names)
     outcomes: dict[str, list[bool]] = defaultdict(list)
     for some in tqdm(_batches(prompts), desc="indirect objects"):
-        rows = [probe.encode(prompt.text) for prompt in some]
+        rows = [[probe.end, *probe.encode(prompt.text)] for prompt in some]  # as at the beginning of a document
         for row, prompt, log_probs in zip(rows, some, probe.log_probs(rows), strict=True):
             right, wrong = (probe.encode(f" {name}")[0] for name in (prompt.indirect_object, prompt.subject))
             outcomes[prompt.order].append(bool(log_probs[len(row) - 1, right] > log_probs[len(row) - 1, wrong]))

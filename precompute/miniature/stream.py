@@ -1,4 +1,4 @@
-"""Text for training: numbered documents, the byte-level BPE made from them, and the endless stream of tokens."""
+"""What is trained on: numbered documents, the byte-level BPE made from them, the endless stream of tokens; repeats."""
 
 from __future__ import annotations
 
@@ -99,3 +99,23 @@ class TokenStream:
         encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         end = self.tokenizer.eos_token_id
         return torch.tensor([i for e in encoded for i in (*e.ids, end)], dtype=torch.int64)
+
+
+def repeated_tokens(rows: int, context: int, n_tokens: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets [rows, context] of repeated sequences, drawn from tokens 1 to n_tokens - 1 uniformly.
+
+    A sequence has from 4 tokens to a third of the context and comes two or three times. Token 0 ends texts.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int, n: int = 1) -> Tensor:
+        return torch.randint(low, high, (n,), generator=generator)
+
+    def row() -> Tensor:
+        pieces: list[Tensor] = []
+        while sum(map(len, pieces)) <= context:
+            pieces += [draw(1, n_tokens, int(draw(4, context // 3 + 2)))] * int(draw(2, 4))
+        return torch.cat(pieces)[: context + 1]
+
+    found = torch.stack([row() for _ in range(rows)]) if rows else torch.empty(0, context + 1, dtype=torch.int64)
+    return found[:, :-1], found[:, 1:]

@@ -18,11 +18,13 @@ WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """c = relu((x - b_dec) W_enc + b_enc), x_hat = c W_dec + b_dec: SAELens' "standard" architecture.
+    """c = f((x - b_dec) W_enc + b_enc), x_hat = c W_dec + b_dec.
 
+    f is a relu (SAELens' "standard" architecture); with `threshold` [F] it keeps only what is above it ("jumprelu");
+    with `k` it keeps a token's k largest ("topk").
     W_enc: [width, F]; b_enc: [F]; W_dec: [F, width]; b_dec: [width], subtracted from the input only where
-    `apply_b_dec_to_input`. Dictionaries trained here have b_dec = 0 and rows of W_dec of norm 1 (paper Eq. 1-3);
-    the tied ones have W_enc = W_dec^T. `spec` is None for a dictionary that was not trained here.
+    `apply_b_dec_to_input`. Dictionaries trained here have rows of W_dec of norm 1; the L1 ones have b_dec = 0 (paper
+    Eq. 1-3); the tied ones have W_enc = W_dec^T. `spec` is None for a dictionary that was not made here.
     """
 
     site: Site
@@ -32,6 +34,12 @@ class Dictionary:
     b_dec: Tensor
     spec: DictionarySpec | None = None
     apply_b_dec_to_input: bool = True
+    threshold: Tensor | None = None
+    k: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.k is not None and not 1 <= self.k <= self.n_features:
+            raise DictionaryError(f"a k from 1 to {self.n_features}, the features there are", str(self.k), "Lower k")
 
     @property
     def n_features(self) -> int:
@@ -46,6 +54,17 @@ class Dictionary:
     def device(self) -> torch.device:
         return self.W_dec.device
 
+    @property
+    def architecture(self) -> str:
+        """SAELens' name for f: standard, jumprelu or topk."""
+        return "topk" if self.k is not None else "standard" if self.threshold is None else "jumprelu"
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The weights by SAELens' names."""
+        tensors = {name: getattr(self, name) for name in WEIGHTS}
+        return tensors if self.threshold is None else {**tensors, "threshold": self.threshold}
+
     @cached_property
     def tied(self) -> bool:
         """Whether encoder and decoder are the same matrix."""
@@ -53,18 +72,28 @@ class Dictionary:
 
     @cached_property
     def hash(self) -> str:
-        """sha256 of the weights; tables name it, so that tables of another dictionary are refused."""
-        return weights_hash({name: getattr(self, name) for name in WEIGHTS})
+        """sha256 of the weights and k; tables name it, so that tables of another dictionary are refused."""
+        k = {} if self.k is None else {"k": torch.tensor(self.k)}
+        return weights_hash(self.tensors | k)
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """(x - b_dec) W_enc + b_enc; x: [..., width] -> [..., F]."""
         self._check_width(x)
-        centred = x - self.b_dec if self.apply_b_dec_to_input else x
-        return centred @ self.W_enc + self.b_enc
+        return self._centred(x) @ self.W_enc + self.b_enc
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes [..., F] of activations x [..., width]; a feature is active where its code is not 0."""
-        return torch.relu(self.pre_activations(x))
+        pre = self.pre_activations(x)
+        if self.k is not None:
+            return keep_largest(torch.relu(pre), self.k)
+        return torch.relu(pre) if self.threshold is None else jump(pre, self.threshold)
+
+    def code(self, x: Tensor, feature: int) -> Tensor:
+        """`encode(x)[..., feature]`, without the other features where they have no say (all but topk); [...]."""
+        if self.k is not None:
+            return self.encode(x)[..., feature]
+        pre = self._centred(x) @ self.W_enc[:, feature] + self.b_enc[feature]
+        return torch.relu(pre) if self.threshold is None else jump(pre, self.threshold[feature])
 
     def decode(self, codes: Tensor) -> Tensor:
         """Reconstruction [..., width] of codes [..., F]."""
@@ -72,7 +101,10 @@ class Dictionary:
 
     def to(self, device: torch.device | str) -> Dictionary:
         """The same dictionary on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in WEIGHTS})
+        return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    def _centred(self, x: Tensor) -> Tensor:
+        return x - self.b_dec if self.apply_b_dec_to_input else x
 
     def _check_width(self, x: Tensor) -> None:
         if x.shape[-1] != self.width:
@@ -81,6 +113,17 @@ class Dictionary:
                 f"width {x.shape[-1]}",
                 "Use a dictionary that was trained on this model and site",
             )
+
+
+def jump(pre: Tensor, threshold: Tensor) -> Tensor:
+    """relu(pre) where pre > threshold, else 0 (Rajamanoharan et al. 2024b, Eq. 2)."""
+    return torch.relu(pre) * (pre > threshold)
+
+
+def keep_largest(codes: Tensor, k: int) -> Tensor:
+    """The k largest of the last axis in their places, 0 elsewhere (Gao et al. 2024)."""
+    values, indices = codes.topk(k, dim=-1)
+    return torch.zeros_like(codes).scatter(-1, indices, values)
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:

@@ -1,12 +1,13 @@
 """A dictionary on disk: a SAELens folder (cfg.json + sae_weights.safetensors), written in the form of SAELens 6.
 
-Read are "standard" folders of any SAELens version. What this project knows beyond SAELens (its DictionarySpec, the
-space, how it was trained) is kept under `metadata`, where SAELens allows any key.
+Read are "standard", "jumprelu" and "topk" folders of any SAELens version. What this project knows beyond SAELens (its
+DictionarySpec, the space, how it was trained) is kept under `metadata`, where SAELens allows any key.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ from sae_core.store import atomic
 
 CONFIG, TENSORS = "cfg.json", "sae_weights.safetensors"
 SAE_LENS_VERSION = "6.0.0"
-FIX = "Train it again, or put a complete SAELens folder of architecture `standard` there"
+ARCHITECTURES = ("standard", "jumprelu", "topk")
+FIX = "Train it again, or put a complete SAELens folder of architecture `standard`, `jumprelu` or `topk` there"
 # Settings under which `Dictionary` would compute something else than SAELens does: refused unless as given here.
 REQUIRED = {
-    "architecture": "standard",
     "activation_fn": "relu",
     "normalize_activations": "none",
     "reshape_activations": "none",
+    "rescale_acts_by_decoder_norm": False,
 }
 
 
@@ -38,8 +40,8 @@ def save_dictionary(dictionary: Dictionary, folder: Path, metadata: dict[str, An
     `metadata` is JSON-ready: model_name, context_size, training settings, ...; hook name, space and spec are added.
     Raises StorageError if the disk is full, DictionaryError for weights that are not finite.
     """
-    tensors = {name: getattr(dictionary, name).detach().to("cpu", torch.float32).contiguous() for name in WEIGHTS}
-    _check_tensors(tensors, dictionary.n_features, dictionary.width, folder)
+    tensors = {n: t.detach().to("cpu", torch.float32).contiguous() for n, t in dictionary.tensors.items()}
+    _check_tensors(tensors, dictionary.n_features, dictionary.width, folder, list(tensors))
     with atomic(folder / TENSORS) as temporary:
         save_file(tensors, temporary)
     with atomic(folder / CONFIG) as temporary:
@@ -60,8 +62,12 @@ def _config(dictionary: Dictionary, metadata: dict[str, Any]) -> dict[str, Any]:
         "spec": dictionary.spec.to_dict() if dictionary.spec else None,
         "hash": dictionary.hash,
     }
+    topk = {} if dictionary.k is None else {"k": dictionary.k, "rescale_acts_by_decoder_norm": False}
     return {
-        **{key: value for key, value in REQUIRED.items() if key != "activation_fn"},
+        "architecture": dictionary.architecture,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        **topk,
         "d_in": dictionary.width,
         "d_sae": dictionary.n_features,
         "dtype": "float32",
@@ -72,20 +78,22 @@ def _config(dictionary: Dictionary, metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_dictionary(folder: Path, device: torch.device | str = "cpu") -> Dictionary:
-    """Read a SAELens "standard" folder in float32.
+    """Read a SAELens "standard", "jumprelu" or "topk" folder in float32.
 
     Raises DictionaryError for missing, truncated or foreign files, other architectures, tensors of the wrong
     shape or with values that are not finite, and SpecError for a hook this project has no site for.
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    config = _current_form(_read_config(folder))
     metadata = config.get("metadata") or {}
     _check_config(config, folder)
+    names = (*WEIGHTS, "threshold") if config["architecture"] == "jumprelu" else WEIGHTS
     tensors = _read_tensors(folder / TENSORS)
-    _check_tensors(tensors, config.get("d_sae"), config.get("d_in"), folder)
+    _check_tensors(tensors, config.get("d_sae"), config.get("d_in"), folder, names)
     return Dictionary(
         site=_site(config, metadata, folder),
-        **{name: tensors[name].to(device, torch.float32) for name in WEIGHTS},
+        **{name: tensors[name].to(device, torch.float32) for name in names},
+        k=_k(config, folder) if config["architecture"] == "topk" else None,
         spec=DictionarySpec.from_dict(metadata["spec"]) if metadata.get("spec") else None,
         apply_b_dec_to_input=bool(config.get("apply_b_dec_to_input", True)),
     )
@@ -118,24 +126,44 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise DictionaryError(f"whole safetensors in {path}", str(error), FIX) from None
 
 
+def _current_form(config: dict[str, Any]) -> dict[str, Any]:
+    """Files before SAELens 6 are flat, spell the activation `activation_fn_str`, and may say topk only there."""
+    activation = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
+    architecture = config.get("architecture") or "standard"
+    k = config.get("k") or (config.get("activation_fn_kwargs") or {}).get("k")
+    if activation == "topk" and k and architecture in ("standard", "topk"):
+        activation, architecture = "relu", "topk"
+    return {**config, "activation_fn": activation, "architecture": architecture, "k": k}
+
+
 def _check_config(config: dict[str, Any], folder: Path) -> None:
-    # Files before SAELens 6 are flat and spell the activation `activation_fn_str`.
-    found = {**config, "activation_fn": config.get("activation_fn", config.get("activation_fn_str", "relu"))}
+    if config["architecture"] not in ARCHITECTURES:
+        wanted = f"architecture `{'`, `'.join(ARCHITECTURES)}` in {folder / CONFIG}"
+        raise DictionaryError(wanted, repr(config["architecture"]), FIX)
     for key, wanted in REQUIRED.items():
-        value = found.get(key, wanted)
+        value = config.get(key, wanted)
         if value != wanted and not (value in (None, False) and wanted == "none"):
             raise DictionaryError(f"{key} `{wanted}` in {folder / CONFIG}", repr(value), FIX)
 
 
-def _check_tensors(tensors: dict[str, Tensor], n_features: int | None, width: int | None, folder: Path) -> None:
-    missing = [name for name in WEIGHTS if name not in tensors]
+def _k(config: dict[str, Any], folder: Path) -> int:
+    if not isinstance(config["k"], int) or isinstance(config["k"], bool):
+        raise DictionaryError(f"a whole number k in {folder / CONFIG}", repr(config["k"]), FIX)
+    return config["k"]
+
+
+def _check_tensors(
+    tensors: dict[str, Tensor], n_features: int | None, width: int | None, folder: Path, names: Sequence[str] = WEIGHTS
+) -> None:
+    missing = [name for name in names if name not in tensors]
     if missing:
-        raise DictionaryError(f"the tensors {list(WEIGHTS)} in {folder}", f"no {missing}", FIX)
+        raise DictionaryError(f"the tensors {list(names)} in {folder}", f"no {missing}", FIX)
     f, w = n_features or tensors["b_enc"].shape[0], width or tensors["b_dec"].shape[0]
-    shapes = {"W_enc": (w, f), "b_enc": (f,), "W_dec": (f, w), "b_dec": (w,)}
-    for name, shape in shapes.items():
-        if tuple(tensors[name].shape) != shape:
-            raise DictionaryError(f"{name} of shape {list(shape)} in {folder}", f"{list(tensors[name].shape)}", FIX)
+    shapes = {"W_enc": (w, f), "b_enc": (f,), "W_dec": (f, w), "b_dec": (w,), "threshold": (f,)}
+    for name in names:
+        if tuple(tensors[name].shape) != shapes[name]:
+            found = f"{list(tensors[name].shape)}"
+            raise DictionaryError(f"{name} of shape {list(shapes[name])} in {folder}", found, FIX)
         if not torch.isfinite(tensors[name]).all():
             raise DictionaryError(f"finite numbers in {name} of {folder}", "NaN or infinity", FIX)
 

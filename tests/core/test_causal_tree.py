@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 import torch
@@ -23,28 +21,13 @@ from sae_core.causal_tree import (
 )
 from sae_core.dictionaries import Dictionary
 from sae_core.errors import DictionaryError, FeatureError, InputError
-from sae_core.language_model import LanguageModel, load_language_model
+from sae_core.language_model import LanguageModel
 from sae_core.schemas import CAUSAL_EDGES
-from sae_core.specs import ModelSpec, Site
-from tests.tiny_model import random_dictionary, tiny_model_folder
+from sae_core.specs import Site
+from tests.tiny_model import random_dictionary
 
 IDS = torch.randint(1, 260, (7, 20), generator=torch.Generator().manual_seed(7))
 LENGTHS = torch.tensor([20, 3, 11, 1, 20, 7, 9])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model_folder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> LanguageModel:
-    return load_language_model(ModelSpec(str(folder)), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def bridge(folder: Path) -> TransformerBridge:
-    return TransformerBridge.boot_transformers(str(folder), device="cpu")
 
 
 @pytest.fixture(scope="module")

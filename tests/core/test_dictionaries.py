@@ -111,7 +111,14 @@ def test_reads_a_flat_folder_of_old_saelens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "jumprelu"}, "architecture `standard`.*jumprelu"),
+        ({"architecture": "gated"}, "architecture `standard`, `jumprelu`, `topk`.*'gated'"),
+        ({"architecture": "jumprelu"}, r"the tensors .*'threshold'.*no \['threshold'\]"),
+        ({"architecture": "topk"}, "a whole number k in .*None"),
+        ({"architecture": "topk", "k": 7}, "a k from 1 to 6.*7"),
+        (
+            {"architecture": "topk", "k": 2, "rescale_acts_by_decoder_norm": True},
+            "rescale_acts_by_decoder_norm `False`",
+        ),
         ({"activation_fn_str": "topk"}, "activation_fn `relu`.*topk"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations `none`.*layer_norm"),
         ({"reshape_activations": "hook_z"}, "reshape_activations"),
@@ -172,3 +179,67 @@ def test_hash_follows_the_weights_only() -> None:
     assert weights_hash({"a": a, "b": b}) == weights_hash({"b": b.clone(), "a": a.clone()})
     assert weights_hash({"a": a, "b": b}) != weights_hash({"a": a + 1e-3, "b": b})
     assert weights_hash({"a": a}) != weights_hash({"a": a.reshape(3, 2)})
+
+
+# ---- jumprelu and topk
+
+
+def jumping() -> Dictionary:
+    return replace(tied(), threshold=torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 5.0]), b_dec=0.1 * torch.arange(4.0))
+
+
+def topk() -> Dictionary:
+    return replace(tied(), k=2)
+
+
+def test_jumprelu_keeps_what_is_above_its_threshold() -> None:
+    dictionary, x = jumping(), 2 * torch.randn(40, WIDTH, generator=torch.Generator().manual_seed(1))
+    pre, codes = dictionary.pre_activations(x), dictionary.encode(x)
+    for row, kept in zip(pre.tolist(), codes.tolist(), strict=True):
+        wanted = [p if p > max(t, 0) else 0 for p, t in zip(row, dictionary.threshold.tolist(), strict=True)]
+        assert kept == pytest.approx(wanted)
+    between = (pre > 0) & (pre <= dictionary.threshold)
+    assert between.any() and (codes[between] == 0).all() and dictionary.architecture == "jumprelu"
+
+
+def test_topk_by_brute_force() -> None:
+    dictionary, x = topk(), torch.randn(3, 20, WIDTH, generator=torch.Generator().manual_seed(1))
+    dense, codes = tied().encode(x).flatten(0, 1), dictionary.encode(x).flatten(0, 1)
+    for row, kept in zip(dense.tolist(), codes.tolist(), strict=True):
+        assert kept == [v if sorted(row, reverse=True).index(v) < 2 else 0.0 for v in row]
+    assert dictionary.architecture == "topk" and codes.ne(0).sum(1).max() == 2
+
+
+@pytest.mark.parametrize("make", [tied, jumping, topk])
+def test_one_code_is_a_column_of_encode(make) -> None:
+    dictionary, x = make(), torch.randn(3, 9, WIDTH, generator=torch.Generator().manual_seed(2))
+    for feature in range(F):
+        torch.testing.assert_close(dictionary.code(x, feature), dictionary.encode(x)[..., feature])
+
+
+@pytest.mark.parametrize("make", [jumping, topk])
+def test_other_architectures_survive_the_folder(make, tmp_path: Path) -> None:
+    dictionary, x = make(), torch.randn(30, WIDTH)
+    save_dictionary(dictionary, tmp_path, {})
+    loaded = load_dictionary(tmp_path)
+    torch.testing.assert_close(loaded.encode(x), dictionary.encode(x))
+    assert loaded.hash == dictionary.hash != tied().hash
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    own = {"k": 2, "rescale_acts_by_decoder_norm": False} if make is topk else {}
+    general = {"d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input", "normalize_activations"}
+    general |= {"reshape_activations", "metadata", "architecture"}
+    assert config["architecture"] == dictionary.architecture and set(config) == general | set(own)
+    assert own.items() <= config.items()
+    assert ("threshold" in load_file(tmp_path / "sae_weights.safetensors")) == (make is jumping)
+
+
+def test_topk_as_old_saelens_wrote_it(folder: Path) -> None:
+    edit_config(folder, activation_fn_str="topk", activation_fn_kwargs={"k": 2})
+    x = torch.randn(10, WIDTH)
+    torch.testing.assert_close(load_dictionary(folder).encode(x), topk().encode(x))
+
+
+def test_k_and_threshold_count_in_the_hash() -> None:
+    assert len({tied().hash, topk().hash, replace(tied(), k=3).hash, jumping().hash}) == 4
+    with pytest.raises(DictionaryError, match="a k from 1 to 6.*0"):
+        replace(tied(), k=0)

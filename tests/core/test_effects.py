@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,22 +28,12 @@ from sae_core.effects import (
 from sae_core.errors import InputError
 from sae_core.generation import Intervention, continuation
 from sae_core.intervention import OPERATIONS, CleanRun, Effect, FeatureEdit, apply_edits, clean_run
-from sae_core.language_model import LanguageModel, load_language_model
+from sae_core.language_model import LanguageModel
 from sae_core.reproduction import transformer_lens_code
-from sae_core.specs import ModelSpec, Site
-from tests.tiny_model import random_dictionary, tiny_model_folder
+from sae_core.specs import Site
+from tests.tiny_model import random_dictionary
 
 IDS = torch.randint(1, 260, (14,), generator=torch.Generator().manual_seed(8))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model_folder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> LanguageModel:
-    return load_language_model(ModelSpec(str(folder)), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +245,20 @@ def test_a_continuation_ends_at_the_context_and_at_the_end_of_text(
 def test_the_copied_code_reproduces_the_numbers(
     folder: Path, model: LanguageModel, tmp_path: Path, site: Site, keep_error: bool
 ) -> None:
-    dictionary = random_dictionary(site, n_features=64, tied=False)
+    check_copied_code(random_dictionary(site, n_features=64, tied=False), folder, model, tmp_path, keep_error)
+
+
+@pytest.mark.parametrize("form", [{"threshold": torch.full((64,), 0.2)}, {"k": 9}], ids=["jumprelu", "topk"])
+def test_the_copied_code_knows_every_architecture(
+    folder: Path, model: LanguageModel, tmp_path: Path, form: dict
+) -> None:
+    dictionary = replace(random_dictionary(Site(1), n_features=64, tied=False), **form)
+    check_copied_code(dictionary, folder, model, tmp_path, True)
+
+
+def check_copied_code(
+    dictionary: Dictionary, folder: Path, model: LanguageModel, tmp_path: Path, keep_error: bool
+) -> None:
     save_dictionary(dictionary, tmp_path, {})
     clean = clean_run(model, dictionary, IDS)
     features = clean.codes.sum(0).topk(len(OPERATIONS)).indices.tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,26 +30,11 @@ from sae_core.intervention import (
 )
 from sae_core.language_model import LanguageModel, load_language_model
 from sae_core.specs import SITE_HOOKS, ModelSpec, Site
-from tests.tiny_model import random_dictionary, tiny_model_folder
+from tests.tiny_model import random_dictionary
 
 IDS = torch.randint(1, 260, (18,), generator=torch.Generator().manual_seed(4))
 OTHER = torch.randint(1, 260, (18,), generator=torch.Generator().manual_seed(5))
 SITES = [Site(1, name) for name in SITE_HOOKS] + [Site(1, space="centred"), Site(2), Site(0)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model_folder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> LanguageModel:
-    return load_language_model(ModelSpec(str(folder)), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def bridge(folder: Path) -> TransformerBridge:
-    return TransformerBridge.boot_transformers(str(folder), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +150,24 @@ def test_removing_a_tied_feature_to_its_threshold_is_removing_it(model: Language
     whole, edge = (edited_delta(dictionary, clean.codes, [FeatureEdit(feature, o)]) for o in list(OPERATIONS)[:2])
     assert_close(whole, edge, rtol=1e-5, atol=1e-6)
     assert whole.abs().max() > 0.1
+
+
+def test_removing_to_the_threshold_of_a_jumprelu_just_silences_it(dictionary: Dictionary, clean: CleanRun) -> None:
+    jumping = replace(dictionary, threshold=torch.full((dictionary.n_features,), 0.2))
+    codes = jumping.encode(clean.x)
+    feature = int(codes.gt(0).sum(0).argmax())
+    active = codes[:, feature] > 0
+    moved = clean.x + edited_delta(jumping, codes, [FeatureEdit(feature, "remove_to_threshold")])
+    assert_close(jumping.pre_activations(moved)[active, feature], torch.full((int(active.sum()),), 0.2))
+    assert torch.equal(moved[~active], clean.x[~active]) and active.any()
+
+
+def test_a_topk_feature_is_removed_instead(dictionary: Dictionary, clean: CleanRun) -> None:
+    few = replace(dictionary, k=3)
+    codes = few.encode(clean.x)
+    feature = int(codes.gt(0).sum(0).argmax())
+    deltas = [edited_delta(few, codes, [FeatureEdit(feature, each)]) for each in ("remove", "remove_to_threshold")]
+    assert falls_back_to_remove(few, feature) and torch.equal(*deltas)
 
 
 def test_removing_to_the_threshold_just_silences_an_untied_feature(dictionary: Dictionary, clean: CleanRun) -> None:

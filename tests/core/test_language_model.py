@@ -23,21 +23,6 @@ IDS = torch.randint(0, 260, (3, 24), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model_folder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> LanguageModel:
-    return load_language_model(ModelSpec(str(folder)), device="cpu")
-
-
-@pytest.fixture(scope="module")
-def bridge(folder: Path) -> TransformerBridge:
-    return TransformerBridge.boot_transformers(str(folder), device="cpu")
-
-
-@pytest.fixture(scope="module")
 def logits(folder: Path) -> torch.Tensor:
     with torch.inference_mode():
         return GPTNeoXForCausalLM.from_pretrained(folder)(IDS).logits

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sae_core.errors import SpecError
-from sae_core.specs import CorpusSpec, DictionarySpec, ModelSpec, RunSpec, Site, format_alpha
+from sae_core.specs import CorpusSpec, DictionarySpec, ModelSpec, RunSpec, Site, TrainSpec, format_alpha
 
 
 def test_run_spec_round_trip_through_json() -> None:
@@ -21,6 +21,24 @@ def test_dictionary_id_reads_like_the_contract() -> None:
     assert spec.n_features(128) == 512
     assert DictionarySpec(Site(2, "mlp_post"), "untied", 0.5, 0).n_features(128) == 256
     assert DictionarySpec(Site(2, "mlp_out", "centred"), "untied", 1, 0).id == "L2-mlp_out-centred-untied-r1-a0"
+
+
+def test_ids_of_other_kinds() -> None:
+    assert DictionarySpec(Site(2), "batchtopk", 4, k=30).id == "L2-resid_post-batchtopk-r4-k30"
+    assert DictionarySpec(Site(2), "pca", 2).id == "L2-resid_post-pca-r2"
+    assert DictionarySpec(Site(2), "pca_topk", 2, k=30).id == "L2-resid_post-pca_topk-r2-k30"
+    assert DictionarySpec(Site(2), "tied", 4, 1e-3, variant="seed1").id == "L2-resid_post-tied-r4-a1e-3-seed1"
+
+
+def test_what_older_runs_wrote_is_read() -> None:
+    old = {"site": {"layer": 2, "name": "resid_post", "space": "raw"}, "kind": "tied", "ratio": 4.0, "alpha": 1e-3}
+    assert DictionarySpec.from_dict(old) == DictionarySpec(Site(2), "tied", 4.0, 1e-3)
+
+
+def test_learning_rate_rises_stays_and_falls() -> None:
+    spec = TrainSpec(tokens=1000, batch_size=10, lr=2.0, warmup_steps=4, decay=0.2)
+    assert [spec.lr_at(step) for step in (1, 4, 5, 80, 81, 91, 100)] == pytest.approx([0.5, 2, 2, 2, 2, 1, 0.1])
+    assert TrainSpec(tokens=1000, batch_size=10, lr=2.0, warmup_steps=4).lr_at(100) == 2
 
 
 @pytest.mark.parametrize(("alpha", "text"), [(8.6e-4, "8.6e-4"), (1e-3, "1e-3"), (0, "0"), (2.68e-3, "2.7e-3")])
@@ -44,6 +62,8 @@ def test_hook_names_round_trip(name: str) -> None:
         lambda: CorpusSpec.parse("webmix.jsonl"),
         lambda: ModelSpec.from_dict({"name": "a", "colour": 1}),
         lambda: ModelSpec.from_dict({}),
+        lambda: DictionarySpec(Site(0), "batchtopk", 4),
+        lambda: DictionarySpec(Site(0), "tied", 4, 1e-3, variant="a/b"),
         lambda: RunSpec(ModelSpec("a"), CorpusSpec("miniature"), context=100, window=64),
     ],
 )

@@ -64,13 +64,13 @@ def test_registers_and_lengths(sample):
     assert len({each.register for each in sample}) == len(REGISTERS) >= 15
     lengths = [len(each.text) for each in sample]
     assert max(lengths) <= 8000
-    assert sum(150 <= n <= 6000 for n in lengths) / len(lengths) > 0.99
+    assert sum(100 <= n <= 6000 for n in lengths) / len(lengths) > 0.99  # drills of repeats are short
 
 
 def test_share_of_repeats(sample):
     characters = sum(len(each.text) for each in sample)
     share = sum(len(each.text) for each in sample if each.register == "repeats") / characters
-    assert 0.05 < share < 0.10
+    assert 0.02 < share < 0.06  # training adds rows of repeated random tokens of its own
 
 
 def test_distinct_words(sample):

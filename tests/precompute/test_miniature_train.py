@@ -36,9 +36,11 @@ def text(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def args(tmp_path, text) -> train.Args:
-    """24 steps of 256 tokens: about one and a half rounds through the text, short contexts first."""
+    """6 steps of repeats, then 24 of 256 tokens of text, a quarter of them repeats: about one and a half rounds."""
     sizes = {"d_model": 32, "n_layers": 2, "n_heads": 2, "context": 64, "vocab": 300, "batch_tokens": 256}
-    return train.Args(f"text:{text}", tmp_path / "model", tokens=24 * 256, device="cpu", **sizes)
+    return train.Args(
+        f"text:{text}", tmp_path / "model", tokens=24 * 192, primer=6, repeats=0.25, device="cpu", **sizes
+    )
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -60,22 +62,22 @@ def interrupt_after(steps: int, monkeypatch) -> None:
 
 
 def test_an_ordinary_hugging_face_folder_that_has_learnt_something(args):
-    assert train.run(replace(args, tokens=40 * 256)) == args.out
+    assert train.run(replace(args, tokens=60 * 192)) == args.out
     names = {path.name for path in args.out.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json"} <= names
     report = json.loads((args.out / "training.json").read_text(encoding="utf-8"))
-    assert report["tokens"] == 40 * 256 and len(report["loss"]) == 40
+    assert report["tokens"] == 60 * 192 and len(report["loss"]) == 66
     assert report["loss"][0]["loss"] == pytest.approx(math.log(300), abs=0.7)
     assert report["loss"][-1]["loss"] < 0.7 * report["loss"][0]["loss"]
     model = load_language_model(ModelSpec(str(args.out)), "cpu")
     assert (model.d_model, model.n_layers, model.n_ctx, model.d_vocab, model.n_tokens) == (32, 2, 64, 300, 300)
     config = model.config
     assert config.use_parallel_residual and not config.tie_word_embeddings
-    assert all(weight.dtype == torch.float32 for weight in weights(args.out).values())
+    assert all(weight.dtype == torch.float16 for weight in weights(args.out).values())
     assert not args.out.with_name("model.checkpoint").exists()
 
 
-@pytest.mark.parametrize("steps", [5, 14, 20])  # in short contexts, after them, in the second round of the text
+@pytest.mark.parametrize("steps", [4, 10, 22, 28])  # repeats, short contexts, whole ones, the second round of the text
 def test_killed_and_resumed_equals_uninterrupted(args, steps, monkeypatch, tmp_path):
     whole = replace(args, out=tmp_path / "whole")
     train.run(whole)
@@ -148,6 +150,44 @@ def test_the_miniature_never_shows_held_out_text():
     numbered = stream.numbered_text(CorpusSpec("miniature"), seed=0, n_chars=0)
     shown = [numbered.get(i) for i in range(200)]
     assert 5 < shown.count("") < 50 and not any(map(is_held_out, filter(None, shown)))
+
+
+def test_repeated_tokens_repeat():
+    inputs, targets = stream.repeated_tokens(rows=50, context=48, n_tokens=1000, seed=3)
+    assert inputs.shape == targets.shape == (50, 48) and torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert 1 <= inputs.min() and inputs.max() <= 999
+    again = [foretold(row) for row in inputs.tolist()]
+    assert 0.4 < sum(map(sum, again)) / (50 * 48) < 0.62  # of 2 or 3 equal parts all but the first, less the cut ones
+    assert torch.equal(inputs, stream.repeated_tokens(50, 48, 1000, seed=3)[0])
+    assert not torch.equal(inputs, stream.repeated_tokens(50, 48, 1000, seed=4)[0])
+    assert stream.repeated_tokens(0, 48, 1000, seed=3)[0].shape == (0, 48)
+
+
+def foretold(row: list[int]) -> list[bool]:
+    """Where the token is the one that followed the previous one the last time."""
+    follower: dict[int, int] = {}
+    found = [False]
+    for before, token in zip(row, row[1:], strict=False):
+        found.append(follower.get(before) == token)
+        follower[before] = token
+    return found
+
+
+def test_primer_text_and_the_share_of_repeats(args, text):
+    tokenizer = stream.train_tokenizer(TEXTS, 300)
+    tokens = stream.TokenStream(stream.numbered_text(CorpusSpec.parse(f"text:{text}"), 0, 10**6), tokenizer)
+    trainer = train.Trainer(replace(args, primer=10, tokens=10 * 192), tokens, Path("unused"))
+    assert trainer.steps == 20
+    shapes, largest = [], []
+    for trainer.step in range(20):
+        inputs, _ = trainer._batch()
+        shapes.append(tuple(inputs.shape))
+        largest.append(int(inputs.max()))
+    # Few tokens, then all; short rows first; and text whose last quarter of rows is repeats.
+    assert max(largest[:3]) < train.PRIMER_TOKENS <= max(largest[3:10])
+    assert shapes == [(8, 32)] * 16 + [(4, 64)] * 4
+    assert len(tokens.rest) and tokens.position == stream.DOCUMENTS_PER_BLOCK
+    assert sum(foretold(inputs[-1].tolist())) > 20
 
 
 def test_learning_rate_warms_up_and_falls_to_a_tenth():
@@ -310,7 +350,7 @@ def test_measuring_what_is_no_model(tmp_path):
 def test_the_command_writes_what_it_measures(tmp_path, tokenizer, monkeypatch):
     monkeypatch.setattr(train, "train_tokenizer", lambda *_: tokenizer)  # made once for this file
     args = train.Args("miniature", tmp_path / "model", tokens=4 * 512, device="cpu", d_model=32, n_layers=1, n_heads=2,
-                      context=64, batch_tokens=512)  # fmt: skip
+                      primer=2, context=64, batch_tokens=512)  # fmt: skip
     train.run(args)
     measure.run(measure.Args(args.out, prompts=12, documents=12, sequences=4))
     found = json.loads((args.out / "measurements.json").read_text(encoding="utf-8"))

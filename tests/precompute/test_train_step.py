@@ -195,6 +195,50 @@ def test_roles_by_hand() -> None:
     assert metrics.assign_roles(chosen, l0) == chosen
 
 
+def test_roles_leave_comparisons_alone() -> None:
+    tied, twin = entry(Site(0), "tied", 1e-3), entry(Site(0), "tied", 1e-3)
+    twin = replace(twin, spec=replace(twin.spec, variant="seed1"), id="twin", role="baseline")
+    pca = replace(entry(Site(0), "pca", 0.0), role="baseline")
+    chosen = metrics.assign_roles([tied, twin, pca], {tied.id: 99.0, "twin": 30.0, pca.id: 30.0})
+    assert [(e.role, e.headline) for e in chosen] == [("main", True), ("baseline", False), ("baseline", False)]
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "jumprelu"])
+def test_kinds_of_k_are_trained_and_listed_by_k(trained: RunStore, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(SETTINGS, layers="2", kind=kind, ks=(4, 8), decay=0.2, dead_tokens=1000)
+    train.run(trained, settings)
+    metrics.run(trained, MEASURE)
+    ids = [f"L2-resid_post-{kind}-r2-k{k}" for k in (4, 8)]
+    assert [e.id for e in trained.dictionaries if e.spec.kind == kind] == ids
+    l0 = {id: float(trained.read("metrics", id)["l0"].iloc[0]) for id in ids}
+    assert l0 == {id: pytest.approx(k, rel=0.35) for id, k in zip(ids, (4, 8), strict=True)}
+    assert trained.dictionary(ids[1]).role == "main" and not any(trained.dictionary(id).headline for id in ids)
+    monkeypatch.setattr(train, "load_model", lambda *args: pytest.fail("nothing is left to train"))
+    train.run(trained, settings)
+
+
+def test_a_variant_is_kept_beside_its_namesake(trained: RunStore) -> None:
+    before = hashes(trained)
+    train.run(trained, replace(SETTINGS, layers="0", alphas=(1e-2,), variant="seed1", seed=1, tokens=1280))
+    twin = trained.dictionary("L0-resid_post-tied-r2-a1e-2-seed1")
+    assert before.items() < hashes(trained).items() and twin.role == "baseline" and twin.hash not in before.values()
+
+
+def test_a_folder_of_before_there_were_ks_is_not_trained_again(
+    trained: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for entry in trained.dictionaries:
+        path = trained.dictionary_folder(entry.id) / "cfg.json"
+        config = json.loads(path.read_text())
+        for key in ("k", "variant"):
+            del config["metadata"]["spec"][key]
+        for key in ("decay", "aux", "dead_tokens"):
+            del config["metadata"]["train"][key]
+        path.write_text(json.dumps(config))
+    monkeypatch.setattr(train, "load_model", lambda *args: pytest.fail("nothing is left to train"))
+    train.run(trained, SETTINGS)
+
+
 def test_metrics_without_dictionaries_is_a_sentence(store: RunStore) -> None:
     with pytest.raises(DictionaryError, match="none in the run"):
         metrics.run(store, MEASURE)
@@ -218,6 +262,12 @@ def test_training_before_the_corpus_step_is_a_sentence(tmp_path: Path) -> None:
         ({"ratio": 0}, "a ratio above 0"),
         ({"tokens": 10}, "tokens for at least one batch"),
         ({"kind": "topk"}, "one kind out of"),
+        ({"kind": "batchtopk", "ks": ()}, "one or more ks"),
+        ({"kind": "batchtopk", "ks": (0,)}, "a k of 1 or more"),
+        ({"kind": "jumprelu", "ks": (33,)}, "a k of at most 32.*33"),
+        ({"variant": "no spaces"}, "a variant of letters"),
+        ({"decay": 1.5}, "a decay from 0 to 1"),
+        ({"aux": -1.0}, "aux of 0 or more"),
         ({"precision": "fp8"}, "a precision out of"),
     ],
 )

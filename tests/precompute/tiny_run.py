@@ -55,9 +55,7 @@ def _kinds(offsets: list[tuple[int, int]]) -> list[str]:
     return ["start" if first < 9 else "long" if last - first > 1 else "" for first, last in offsets]
 
 
-def _add_dictionary(
-    store: RunStore, model: LanguageModel, site: Site, density: float, ratio: float
-) -> DictionaryEntry:
+def _add_dictionary(store: RunStore, model: LanguageModel, site: Site, density: float, ratio: float) -> DictionaryEntry:
     """Random unit directions, each with the threshold that gives it about a share of the tokens; feature 1 is dead."""
     generator = torch.Generator().manual_seed(site.layer)
     spec = DictionarySpec(site, "tied", ratio, 1e-3)

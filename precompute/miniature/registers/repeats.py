@@ -92,8 +92,8 @@ def repeat_value(i: int) -> str:
 
 
 def length(w: Writer) -> int:
-    """Words in a sequence: short ones and long ones in equal shares."""
-    return w.number(5, 20) if w.chance(0.4) else w.number(20, 60)
+    """Words in a sequence: mostly short ones, so that both the sequence and its repetition fit a short context."""
+    return w.number(4, 16) if w.chance(0.7) else w.number(16, 50)
 
 
 def ordinary(w: Writer) -> list[str]:

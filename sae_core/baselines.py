@@ -1,0 +1,168 @@
+"""Dictionaries to compare with: directions that are fitted without any notion of sparsity, or drawn at random.
+
+A direction has two sides. As a feature it is one-sided, so n directions make 2n features: the positive sides first,
+then the negative ones in the same order (paper Sec. 3, App. G). `signed_codes` puts the sides together again.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.decomposition import FastICA
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from sae_core.dictionaries import Dictionary
+from sae_core.errors import DictionaryError, SpecError
+from sae_core.losses import unit_rows
+from sae_core.specs import TOPK_KINDS, DictionarySpec, Site
+
+ICA_MAX_VECTORS = 200_000
+ICA_ITERATIONS = 200
+SMALLEST_SHARE = 1e-6
+"""Of the largest variance; directions below it are rounding noise (old TransformerLens weights have one)."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """n directions with mean: side + has the code relu((x - mean) . encoder), side - that of -(x - mean).
+
+    encoder, decoder: [n, width], decoder rows of norm 1; mean: [width]; facts: what fitting found, JSON-ready.
+    """
+
+    encoder: Tensor
+    decoder: Tensor
+    mean: Tensor
+    facts: dict[str, Any]
+
+    def dictionary(self, spec: DictionarySpec) -> Dictionary:
+        """Both sides of every direction as features; with the k largest codes of a token kept where spec says so."""
+        encoder, decoder = (torch.cat([t, -t]).float().contiguous() for t in (self.encoder, self.decoder))
+        bias = torch.zeros(len(encoder))
+        return Dictionary(spec.site, encoder.T.contiguous(), bias, decoder, self.mean.float(), spec, k=spec.k)
+
+
+def linear_spec(site: Site, kind: str, k: int | None = None) -> DictionarySpec:
+    """Spec of a two-sided dictionary: as many directions as the site has coordinates, hence a ratio of 2."""
+    return DictionarySpec(site, kind, 2.0, k=k if kind in TOPK_KINDS else None)
+
+
+def signed_codes(codes: Tensor) -> Tensor:
+    """Codes of side + minus codes of side -, [..., 2n] -> [..., n]: the signed projection of the paper's figures."""
+    positive, negative = codes.chunk(2, dim=-1)
+    return positive - negative
+
+
+# ---- default basis, random directions
+
+
+def identity(width: int) -> Linear:
+    """The coordinates themselves."""
+    return _orthogonal(torch.eye(width), torch.zeros(width), {})
+
+
+def random_directions(width: int, seed: int) -> Linear:
+    """`width` directions drawn uniformly from the sphere. (The authors' rows keep their norm: codes scaled by it.)"""
+    rows = unit_rows(torch.randn(width, width, generator=torch.Generator().manual_seed(seed)))
+    return _orthogonal(rows, torch.zeros(width), {"seed": seed})
+
+
+def _orthogonal(rows: Tensor, mean: Tensor, facts: dict[str, Any]) -> Linear:
+    return Linear(rows, rows, mean, facts)
+
+
+# ---- PCA
+
+
+class Moments:
+    """Mean and covariance of a stream of vectors, merged batch by batch in float64 (Chan's formula)."""
+
+    def __init__(self, width: int) -> None:
+        self.n = 0
+        self.mean = torch.zeros(width, dtype=torch.float64)
+        self.scatter = torch.zeros(width, width, dtype=torch.float64)
+
+    def add(self, x: Tensor) -> None:
+        """x: [b, width]."""
+        x = x.to("cpu", torch.float64)
+        mean = x.mean(0)
+        shift, total = mean - self.mean, self.n + len(x)
+        centred = x - mean
+        self.scatter += centred.T @ centred + torch.outer(shift, shift) * (self.n * len(x) / total)
+        self.mean += shift * (len(x) / total)
+        self.n = total
+
+    @property
+    def covariance(self) -> Tensor:
+        """[width, width], divided by n."""
+        return self.scatter / self.n
+
+
+def pca(moments: Moments) -> Linear:
+    """Eigenvectors of the covariance, largest variance first, each with its largest coordinate positive.
+
+    Raises DictionaryError for activations that never change.
+    """
+    variance, vectors = torch.linalg.eigh(moments.covariance)
+    if not variance[-1] > 0:
+        raise _constant("PCA", len(variance), len(variance))
+    rows = vectors.T.flip(0)
+    rows = rows * rows.gather(1, rows.abs().argmax(1, keepdim=True)).sign()
+    shares = (variance.flip(0).clamp_min(0) / variance.clamp_min(0).sum()).tolist()
+    facts = {"n_vectors": moments.n, "explained_variance_ratio": [round(share, 6) for share in shares]}
+    return _orthogonal(rows, moments.mean, facts)
+
+
+# ---- ICA
+
+
+def ica(x: Tensor, seed: int, max_iter: int = ICA_ITERATIONS) -> Linear:
+    """scikit-learn's FastICA (logcosh, parallel) of standardised vectors x [n, width], as the authors ran it.
+
+    As many components as the standardised vectors have dimensions. Codes are divided by the norm of the component's
+    column, so that decoder rows have norm 1. `facts` tells whether it converged. Raises DictionaryError for a constant
+    coordinate, SpecError for more than 200,000 vectors or too few.
+    """
+    n, width = x.shape
+    if not width < n <= ICA_MAX_VECTORS:
+        raise SpecError(f"{width + 1} to {ICA_MAX_VECTORS} vectors for ICA", str(n), "Ask for as many")
+    x = x.to("cpu", torch.float64)
+    mean, deviation = x.mean(0), x.std(0, correction=0)
+    constant = int((deviation <= SMALLEST_SHARE**0.5 * deviation.max()).sum())
+    if constant:
+        raise _constant("ICA", constant, width)
+    standard = ((x - mean) / deviation).numpy()
+    fitted, facts = _fast_ica(standard, _rank(standard), seed, max_iter)
+    unmixing, mixing = (torch.from_numpy(np.ascontiguousarray(m)) for m in (fitted.components_, fitted.mixing_.T))
+    columns = mixing * deviation
+    norms = columns.norm(dim=1, keepdim=True)
+    shifted = mean + deviation * torch.from_numpy(fitted.mean_)
+    return Linear(unmixing / deviation * norms, columns / norms, shifted, {"n_vectors": n, **facts})
+
+
+def _rank(standard: np.ndarray) -> int:
+    """Dimensions that carry more than rounding noise."""
+    variance = np.linalg.eigvalsh(standard.T @ standard)
+    return int((variance > SMALLEST_SHARE * variance[-1]).sum())
+
+
+def _fast_ica(standard: np.ndarray, n_components: int, seed: int, max_iter: int) -> tuple[FastICA, dict[str, Any]]:
+    fitted = FastICA(n_components, whiten="unit-variance", whiten_solver="eigh", max_iter=max_iter, random_state=seed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConvergenceWarning)
+        fitted.fit(standard)
+    converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+    facts = {"converged": converged, "n_iter": int(fitted.n_iter_), "max_iter": max_iter, "tol": fitted.tol}
+    return fitted, {**facts, "n_components": n_components, "seed": seed}
+
+
+def _constant(method: str, constant: int, width: int) -> DictionaryError:
+    return DictionaryError(
+        f"activations that vary in every coordinate for {method}",
+        f"{constant} of {width} coordinates constant",
+        "Choose another site or layer, or other kinds",
+    )

@@ -1,0 +1,3 @@
+"""Indirect object identification (paper Sec. 4): prompt pairs, patching one run into another, orders of features."""
+
+from __future__ import annotations
