@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -28,6 +29,7 @@ MINIATURE = (
     "This run is a miniature: a small language model trained here on generated text, so that everything works at once "
     "and offline. Its numbers say nothing about Pythia."
 )
+BROWSED = "browsed"  # session state: run, dictionary and its features in the order Browse last listed them
 _MODEL_LOCK = threading.Lock()
 
 
@@ -119,6 +121,19 @@ def feature_in_link(run: RunStore, dictionary: str, key: str = "feature") -> int
     """The feature the address asks for, 0 if none. Raises InputError or FeatureError for one that does not exist."""
     links.bound(key, 0, int)
     return run.check_feature(dictionary, st.session_state[key])
+
+
+def beside(run: RunStore, dictionary: str, feature: int) -> tuple[int, int, bool]:
+    """The features before and after this one, and whether that is in the order Browse last listed them.
+
+    By number where Browse did not list it; at either end the feature itself.
+    """
+    name, listed, order = st.session_state.get(BROWSED, ("", "", np.empty(0, dtype=int)))
+    at = np.flatnonzero(order == feature) if (name, listed) == (run.folder.name, dictionary) else ()
+    if len(at):
+        i = int(at[0])
+        return int(order[max(i - 1, 0)]), int(order[min(i + 1, len(order) - 1)]), True
+    return max(feature - 1, 0), min(feature + 1, run.dictionary(dictionary).n_features - 1), False
 
 
 def dark() -> bool:

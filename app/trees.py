@@ -13,6 +13,7 @@ from sae_core.store import DictionaryEntry, RunStore
 from sae_core.tree_growth import EDGE_COLUMNS, Node, grow
 
 LINK = ["child_dictionary", "child", "parent_dictionary", "parent"]
+SURE_DROP = 0.05
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,14 @@ def _stored_drop(run: RunStore, child_dictionary: str, child: int, parent_dictio
 
 
 def liveliest(run: RunStore, dictionary: str, among: int = 64) -> int:
-    """A feature to begin with: the one with the strongest edge among the first; 0 where none has edges."""
+    """A feature to begin with: among the first, the one with most sure parents; 0 where none has edges.
+
+    Sure: relative drop less twice its standard error above SURE_DROP. The single largest drop would be a poor guide:
+    a child that is small on its few contexts can lose many times its own activation.
+    """
     n = min(among, run.dictionary(dictionary).n_features)
-    edges = run.read("causal_edges", dictionary, key=list(range(n)), columns=["feature", "parent", "relative_drop"])
+    columns = ["feature", "parent", "relative_drop", "stderr"]
+    edges = run.read("causal_edges", dictionary, key=list(range(n)), columns=columns)
     edges = edges[edges["parent"] >= 0]
-    return int(edges.loc[edges["relative_drop"].abs().idxmax(), "feature"]) if len(edges) else 0
+    sure = edges["relative_drop"] - 2 * edges["stderr"] > SURE_DROP
+    return int(sure.groupby(edges["feature"]).sum().idxmax()) if len(edges) else 0

@@ -102,9 +102,7 @@ def _entry(layer: int, shape: Shape, alpha: float) -> DictionaryEntry:
     return DictionaryEntry(spec.id, spec, shape.n_features, f"hash-of-{spec.id}", role, headline)
 
 
-def _manifest(
-    name: str, entries: list[DictionaryEntry], model: dict, miniature: bool, n_tokens: int
-) -> Manifest:
+def _manifest(name: str, entries: list[DictionaryEntry], model: dict, miniature: bool, n_tokens: int) -> Manifest:
     source = "model" if "folder" in model else "synthetic"
     return Manifest(
         name=name,
@@ -251,8 +249,11 @@ class _Tables:
         dead[0] = False
         density = np.clip(10 ** rng.normal(-2.4, 0.7, n), 2e-5, 0.6)
         start = (self.n_tokens * rng.random(n) ** 3).astype(np.int64)
-        favourites = (start[:, None] + np.arange(t) * 7) % self.n_tokens if self.n_tokens > 7 * t else (
-            start[:, None] + np.arange(t)) % self.n_tokens
+        favourites = (
+            (start[:, None] + np.arange(t) * 7) % self.n_tokens
+            if self.n_tokens > 7 * t
+            else (start[:, None] + np.arange(t)) % self.n_tokens
+        )
         by_bin = np.exp(-np.arange(HISTOGRAM_BINS) * rng.uniform(0.2, 0.9, n)[:, None])
         by_token = np.r_[1 / (1 + np.arange(t)), 0.4]
         shares = by_bin[:, :, None] * by_token * rng.uniform(0.5, 1.5, (n, HISTOGRAM_BINS, t + 1))

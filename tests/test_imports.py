@@ -75,9 +75,7 @@ def breaches(repository: Path, folder: str, forbidden: tuple[str, ...], allowed:
         ("", ("pickle",), ()),
     ],
 )
-def test_forbidden_imports(
-    repository: Path, folder: str, forbidden: tuple[str, ...], allowed: tuple[str, ...]
-) -> None:
+def test_forbidden_imports(repository: Path, folder: str, forbidden: tuple[str, ...], allowed: tuple[str, ...]) -> None:
     assert breaches(repository, folder, forbidden, allowed) == []
 
 

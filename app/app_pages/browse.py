@@ -36,6 +36,7 @@ def main() -> None:
     index = browse.feature_index(run, entry.id)
     size = TABLE_ROWS if view == "table" else CARD_ROWS
     page = browse.page(index, query, page_number(), size)
+    st.session_state[state.BROWSED] = (run.folder.name, entry.id, page.order)
     plots.note(summary(page, entry, what))
     if page.total:
         show = table if view == "table" else leaf

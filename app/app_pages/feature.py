@@ -55,13 +55,16 @@ def navigation(run: RunStore) -> tuple[DictionaryEntry, int]:
         "Feature", min_value=0, max_value=last, step=1, help=f"0 to {last}", **links.bound("feature", 0, int)
     )
     alive = browse.feature_index(run, entry.id).alive
-    for column, key, icon, target in (
-        (back, "previous", ":material/chevron_left:", max(feature - 1, 0)),
-        (chance, "random", ":material/casino:", int(links.any_of(alive)) if len(alive) else feature),
-        (forward, "next", ":material/chevron_right:", min(feature + 1, last)),
+    before, after, browsed = state.beside(run, entry.id, feature)
+    order = " in the order of Browse" if browsed else " by number"
+    for column, key, icon, target, how in (
+        (back, "previous", ":material/chevron_left:", before, order),
+        (chance, "random", ":material/casino:", int(links.any_of(alive)) if len(alive) else feature, ""),
+        (forward, "next", ":material/chevron_right:", after, order),
     ):
         column.button(
-            "", key=key, icon=icon, help=f"{key} feature", width="stretch", on_click=open_here, args=(entry.id, target),
+            "", key=key, icon=icon, help=f"{key} feature{how}", width="stretch",
+            on_click=open_here, args=(entry.id, target),
         )  # fmt: skip
     return entry, feature
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from app.palette import Palette
 from sae_core.schemas import HISTOGRAM_BINS
 
 HEIGHT = 72
+CODE = re.compile(r"`([^`]+)`")
 
 
 def feature_card(row: pd.Series, histogram: pd.DataFrame, name: str, href: str, colours: Palette) -> str:
@@ -57,8 +59,9 @@ def _bar(part: pd.DataFrame, scale: float, hue: dict[int, str], colours: Palette
 
 
 def box(title: str, body: str) -> str:
-    """A plain card: title and sentence."""
-    return f"<div class='sae-box'><b>{html.escape(title)}</b><p class='sae-note'>{html.escape(body)}</p></div>"
+    """A plain card: title and sentence; what stands between `backticks` is set as code."""
+    title, body = (CODE.sub(r"<code>\1</code>", html.escape(text)) for text in (title, body))
+    return f"<div class='sae-box'><b>{title}</b><p class='sae-note'>{body}</p></div>"
 
 
 def facts(rows: list[tuple[str, str]]) -> str:

@@ -43,10 +43,11 @@ def _context(
     strip = token_strip(
         tokens[start:stop], values[start:stop].tolist(), colours, scale=scale, peak=peak, titles=titles[start:stop]
     )
-    source = html.escape(window["source"] or "unknown source")
-    place = f"document {window['document']}, window {row.window}, position {row.position}"
+    source = window["source"] or "unknown source"
+    place = f"{source}\ndocument {window['document']}, window {row.window}, position {row.position}"
     number = f"<b>{digits(row.activation)}</b>" if row.activation else "silent"
-    side = f"<div class='sae-context-side' title='{html.escape(place)}'>{number}<br>{source}</div>"
+    side = f"<div class='sae-context-side' title='{html.escape(place)}'>{number}"
+    side += f"<span class='sae-source'>{html.escape(source)}</span></div>"
     return f"<div class='sae-context'>{side}{strip}</div>"
 
 

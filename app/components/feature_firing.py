@@ -27,9 +27,7 @@ def firing(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) 
     with left:
         log = scale_switch("log")
         key = f"histogram-{entry.id}-{feature}"
-        plots.show_plot(
-            "", activation_histogram(frame, state.colours(), log), key, on_select=lambda: choose_bar(key)
-        )
+        plots.show_plot("", activation_histogram(frame, state.colours(), log), key, on_select=lambda: choose_bar(key))
     with right:
         contexts(run, entry, feature, row, frame)
 
@@ -39,7 +37,11 @@ def scale_switch(key: str) -> bool:
     names_ = {False: "Linear counts", True: "Log counts"}
     return bool(
         st.segmented_control(
-            "Counts", [False, True], format_func=names_.get, required=True, label_visibility="collapsed",
+            "Counts",
+            [False, True],
+            format_func=names_.get,
+            required=True,
+            label_visibility="collapsed",
             **links.bound(key, False, links.flag),
         )  # fmt: skip
     )

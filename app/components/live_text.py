@@ -15,7 +15,7 @@ EXAMPLE = (
     "When Mary and John went to the store, John gave a drink to\n"
     "When Mary and John went to the store, Mary gave a drink to"
 )
-CONTEXT_BEFORE_PEAK = 24
+CONTEXT_BEFORE_PEAK, FEWEST_BEFORE_PEAK = 24, 8
 OF_TEXT = ("sentence", "source", "position", "at")
 OF_SENTENCE = ("source", "position", "at")
 TEXT_HELP = "Read exactly as typed, with no start-of-text token. ↵ in a line stands for a line break, ⇥ for a tab."
@@ -32,16 +32,20 @@ def typed_sentences(run: RunStore, entry: DictionaryEntry) -> list[Sentence]:
 
 
 def strongest_text(run: RunStore, dictionary: str, feature: int) -> str:
-    """Text of the feature's strongest stored context, up to its peak; empty where there is none."""
+    """Text up to the peak of the feature's strongest context that has a few tokens before it; empty if none is stored.
+
+    The very strongest may begin at its peak, which shows a reader nothing.
+    """
     try:
         contexts = run.read("contexts", dictionary, key=feature, columns=["band", "rank", "window", "position"])
         top = contexts[contexts["band"] == "top"].sort_values("rank").to_dict("records")
         if not top:
             return ""
-        ids = run.read("windows", key=top[0]["window"])["token_ids"].iloc[0]
+        chosen = next((c for c in top if c["position"] >= FEWEST_BEFORE_PEAK), top[0])
+        ids = run.read("windows", key=chosen["window"])["token_ids"].iloc[0]
     except TableError:
         return ""
-    end = top[0]["position"] + 1
+    end = chosen["position"] + 1
     return live.one_line(run, ids[max(0, end - CONTEXT_BEFORE_PEAK) : end].tolist())
 
 

@@ -36,7 +36,9 @@ a.sae-token:hover {{outline:1px solid {colours.chosen}}}
  font-size:.9rem;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}}
 .sae-facts span:nth-child(odd) {{opacity:.7}}
 .sae-context {{display:grid;grid-template-columns:4.2rem 1fr;gap:.9rem;padding:.55rem 0;border-top:1px solid {line}}}
-.sae-context-side {{font-size:.8rem;opacity:.8;font-variant-numeric:tabular-nums;text-align:right;padding-top:.15rem}}
+.sae-source {{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}}
+.sae-context-side {{min-width:0;font-size:.8rem;opacity:.8;font-variant-numeric:tabular-nums;text-align:right;
+padding-top:.15rem}}
 .sae-card {{display:block;border:1px solid {line};border-radius:8px;padding:.75rem .9rem;
  color:inherit!important;text-decoration:none!important}}
 .sae-box p {{margin:.35rem 0 0}}

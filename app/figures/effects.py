@@ -58,8 +58,12 @@ def _direct(shown: pd.DataFrame, labels: list[str], rows: list[int], colours: Pa
         y=rows,
         mode="markers",
         name="direct path",
-        marker={"symbol": "diamond", "size": 9, "color": colours.background,
-                "line": {"width": 2, "color": colours.text}},
+        marker={
+            "symbol": "diamond",
+            "size": 9,
+            "color": colours.background,
+            "line": {"width": 2, "color": colours.text},
+        },
         text=labels,
         hovertemplate="%{text}<br>%{x:+.3f} logits<extra>direct path</extra>",
     )

@@ -27,7 +27,7 @@ def activation_histogram(frame: pd.DataFrame, colours: Palette, log: bool) -> tu
     top = frame.loc[frame["token_id"] == common[0], "token"].iloc[0] if common else "no listed token"
     sentence = (
         f"Each bar counts the tokens on which the activation lies in that tenth of its range; {share:.0%} of "
-        f"the active tokens are {top}. One colour to the right means that the feature is about that token when strong. "
+        f"the active tokens are {top} ; one colour to the right means that the feature is about it when strong. "
         + (f"{LOG_NOTE} " if log else "")
         + "Click a part of a bar to see its contexts."
     )

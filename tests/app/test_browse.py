@@ -42,6 +42,7 @@ def test_pages_cover_everything_once(run: RunStore, id: str) -> None:
     assert browse.page(index, browse.Query(), 99, 10).number == 5
     assert browse.page(index, browse.Query(), -3, 10).number == 1
     empty = browse.page(index, browse.Query(ranges={"density": (2.0, None)}), 1, 10)
+    assert sorted(pages[2].order) == list(range(N_FEATURES))
     assert (empty.total, empty.n_pages, len(empty.frame)) == (0, 1, 0)
 
 
@@ -196,6 +197,13 @@ def test_a_click_opens_the_feature(open_page: Opener, id: str) -> None:
     test.run()
     assert not test.exception
     assert test.query_params["feature"] == str(wanted) and test.query_params["dictionary"] == id
+
+
+def test_the_feature_page_goes_on_in_the_order_listed(open_page: Opener, run: RunStore, id: str) -> None:
+    test = open_page("browse", dictionary=id, sort="entropy")
+    order = browse.feature_index(run, id).select(browse.Query("entropy", hide=("dead",)))
+    listed = test.session_state["browsed"]
+    assert listed[:2] == ("synthetic", id) and set(listed[2]) == set(order)
 
 
 def test_random_opens_a_live_feature(open_page: Opener, run: RunStore, id: str) -> None:

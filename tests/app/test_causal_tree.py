@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +19,15 @@ def test_a_first_visit_shows_a_tree() -> None:
     app = open_page("causal_tree")
     assert not app.exception and len(app.get("plotly_chart")) == 1
     assert len(app.dataframe[0].value) > 0
+
+
+def test_the_first_root_has_the_most_sure_parents() -> None:
+    rows = [(0, 1, 9.0, 4.6), (1, 1, 0.4, 0.1), (1, 2, 0.3, 0.1), (2, 1, 1.0, 0.0), (2, -1, 5.0, 0.0)]
+    edges = pd.DataFrame(rows, columns=["feature", "parent", "relative_drop", "stderr"])
+    run = SimpleNamespace(dictionary=lambda id: SimpleNamespace(n_features=3), read=lambda *args, **kwargs: edges)
+    assert trees.liveliest(run, "x") == 1
+    run.read = lambda *args, **kwargs: edges.head(0)
+    assert trees.liveliest(run, "x") == 0
 
 
 def test_layer_0_says_why_there_is_no_tree() -> None:

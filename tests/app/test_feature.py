@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import streamlit as st
@@ -124,6 +125,21 @@ def test_previous_and_next(open_page: Opener, id: str) -> None:
     assert test.number_input(key="feature").value == 6 and "band" not in test.query_params
     test.button(key="previous").click().run()
     assert test.query_params["feature"] == "5" and test.query_params["dictionary"] == id
+
+
+def test_previous_and_next_follow_the_order_browse_listed(open_page: Opener, id: str) -> None:
+    test = open_page("feature", dictionary=id, feature="5")
+    test.session_state["browsed"] = ("synthetic", id, np.array([9, 5, 2]))
+    test.run()
+    assert test.button(key="next").help == "next feature in the order of Browse"
+    test.button(key="next").click().run()
+    assert test.query_params["feature"] == "2"
+    test.button(key="next").click().run()
+    assert test.query_params["feature"] == "2"  # the end of the list
+    test.session_state["browsed"] = ("synthetic", id, np.array([9, 5]))  # does not list 2: by number again
+    test.run()
+    test.button(key="next").click().run()
+    assert test.query_params["feature"] == "3"
 
 
 @pytest.mark.parametrize(("button", "end"), [("previous", 0), ("next", N_FEATURES - 1)])

@@ -40,12 +40,18 @@ def test_choosing_a_dictionary_opens_browse(open_page: Opener, run: RunStore) ->
 
 
 def test_landmarks_are_shown_escaped(open_page: Opener, run: RunStore) -> None:
-    entry = {"title": "<script>x</script>", "dictionary": run.main_dictionaries[0].id, "feature": 3, "why": "It is $1."}
+    entry = {
+        "title": "<script>x</script>",
+        "dictionary": run.main_dictionaries[0].id,
+        "feature": 3,
+        "why": "It is $1, `<b>`.",
+    }
     (run.folder / "landmarks.json").write_text(json.dumps([entry] * 4))
     test = open_page("overview")
     assert_calm(test)
     assert test.subheader[0].value == "Start here"
     assert texts(test).count("&lt;script&gt;x&lt;/script&gt;") == 4 and "<script>" not in texts(test)
+    assert texts(test).count("It is $1, <code>&lt;b&gt;</code>.") == 4
 
 
 @pytest.mark.parametrize("content", ["{", '[{"title": "x"}]', "3", '["x"]'])

@@ -14,7 +14,7 @@ from sae_core.specs import Site
 from tests.tiny_model import tiny_tokenizer
 
 PYTHIA_70M = {"hidden_size": 512, "num_attention_heads": 8, "vocab_size": 50304, "max_position_embeddings": 2048}
-MINIATURE = {"hidden_size": 128, "num_attention_heads": 4, "vocab_size": 4096, "max_position_embeddings": 256}
+MINIATURE = {"hidden_size": 128, "num_attention_heads": 2, "vocab_size": 4096, "max_position_embeddings": 256}
 
 
 def random_model(shape: dict[str, int]) -> LanguageModel:
