@@ -29,6 +29,9 @@ PAGES = {
     "feature": "app_pages/feature.py",
     "ablate": "app_pages/ablate.py",
     "causal_tree": "app_pages/causal_tree.py",
+    "patching": "app_pages/patching.py",
+    "compare": "app_pages/compare.py",
+    "paper": "app_pages/paper.py",
 }
 SHARED = ("run", "dictionary", "feature")
 

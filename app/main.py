@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `streamlit run` puts only app/ on the path
 
@@ -21,6 +22,9 @@ TITLES = {
     "feature": ("Feature", ":material/insights:"),
     "ablate": ("Ablate", ":material/content_cut:"),
     "causal_tree": ("Causal tree", ":material/account_tree:"),
+    "patching": ("Patching", ":material/swap_horiz:"),
+    "compare": ("Compare", ":material/compare_arrows:"),
+    "paper": ("Paper", ":material/article:"),
 }
 
 
@@ -44,9 +48,16 @@ def _page(name: str) -> st.Page:
 def sidebar(menu: DeltaGenerator, run: RunStore) -> None:
     """Navigation that keeps the run, dictionary and feature being looked at, and what the run is."""
     for name, (title, icon) in TITLES.items():
-        links.link(title, name, menu, icon, **links.here())
+        links.link(title, name, menu, icon, **carried(run))
     if run.manifest.miniature:
         st.sidebar.badge("miniature", icon=":material/science:", color="gray", help=state.MINIATURE)
+
+
+def carried(run: RunStore) -> dict[str, Any]:
+    """What every page understands of the address: not a dictionary without tables, which only Compare shows."""
+    here = links.here()
+    known = {entry.id for entry in run.main_dictionaries}
+    return here if here.get("dictionary") in {None, *known} else links.here("run")
 
 
 main()

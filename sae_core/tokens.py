@@ -6,6 +6,7 @@ import unicodedata
 from functools import lru_cache
 
 VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
+CLOSERS = (")", "]", "}")
 
 
 @lru_cache(maxsize=1)
@@ -48,3 +49,8 @@ def _visible(character: str) -> str:
     if (character in marks and character != "\\") or hidden:
         return f"\\u{{{ord(character):x}}}"
     return character
+
+
+def closes(token: str) -> bool:
+    """Whether a readable token begins with a closing bracket, a space before it left aside."""
+    return token.lstrip("␣").startswith(CLOSERS)

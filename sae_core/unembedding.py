@@ -10,15 +10,10 @@ from torch import Tensor
 
 from sae_core.dictionaries import Dictionary
 from sae_core.language_model import LanguageModel
+from sae_core.tokens import closes
 
-CLOSERS = (")", "]", "}")
 TOP_WRITTEN = 10
 LOGITS_AT_ONCE = 2**24
-
-
-def closes(token: str) -> bool:
-    """Whether a readable token begins with a closing bracket, a space before it left aside."""
-    return token.lstrip("␣").startswith(CLOSERS)
 
 
 @torch.inference_mode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -14,7 +16,7 @@ from app.components.tables import chosen_row
 from app.figures.overview import density_histogram, fvu_against_l0
 from app.glossary import TERMS, explain, plain
 from sae_core import browse
-from sae_core.schemas import TABLES
+from sae_core.results import all_metrics, kind_name
 from sae_core.store import DictionaryEntry, RunStore
 
 METRICS = ("l0", "fvu", "ce_recovered", "n_alive", "loss_clean", "loss_spliced", "loss_zero", "perplexity_spliced")
@@ -63,27 +65,6 @@ def header(run: RunStore) -> None:
 # ---- dictionaries
 
 
-def all_metrics(run: RunStore) -> pd.DataFrame:
-    """One row for each dictionary that has metrics, with what its id says in columns."""
-    rows = []
-    for entry in run.dictionaries:
-        if run.table_state("metrics", entry.id) == "ready":
-            rows.append(run.read("metrics", entry.id).iloc[0].to_dict() | described(entry))
-    return pd.DataFrame(rows, columns=[*described_columns(), *TABLES["metrics"].column_names])
-
-
-def described_columns() -> list[str]:
-    return ["layer", "site", "kind", "ratio", "alpha", "headline", "role", "group"]
-
-
-def described(entry: DictionaryEntry) -> dict[str, object]:
-    """What a dictionary is, by column."""
-    spec, site = entry.spec, entry.spec.site
-    values = (site.layer, site.name, spec.kind, spec.ratio, spec.alpha, entry.headline, entry.role)
-    group = f"L{site.layer} {site.name} {spec.kind} x{spec.ratio:g}"
-    return dict(zip(described_columns(), (*values, group), strict=True))
-
-
 def dictionary_table(run: RunStore, metrics: pd.DataFrame) -> None:
     """Dictionaries by layer; a click opens one in Browse."""
     if metrics.empty:
@@ -99,6 +80,7 @@ def dictionary_table(run: RunStore, metrics: pd.DataFrame) -> None:
         "kind": config.TextColumn("Kind", help="tied: the encoder is the decoder; untied: two matrices"),
         "ratio": config.NumberColumn("Ratio", format="%g", help=TERMS["ratio"]),
         "alpha": config.NumberColumn("Alpha", format="%.2g", help=plain(TERMS["alpha"])),
+        "k": config.NumberColumn("k", format="%d", help="active features a token that training aims at"),
         "n_features": config.NumberColumn("Features", format="localized"),
         "n_alive": config.NumberColumn("Alive", format="localized", help=explain("metrics", "n_alive", n)),
         "l0": config.NumberColumn("L0", format="%.1f", help=explain("metrics", "l0", n)),
@@ -109,13 +91,18 @@ def dictionary_table(run: RunStore, metrics: pd.DataFrame) -> None:
         "headline": config.CheckboxColumn("Headline", help=TERMS["headline"]),
     }
     st.dataframe(
-        shown, column_order=list(columns), column_config=columns, hide_index=True, key="dictionaries",
+        shown, column_order=_filled(shown, columns), column_config=columns, hide_index=True, key="dictionaries",
         on_select="rerun", selection_mode="single-row",
     )  # fmt: skip
     plots.note("Choose a row to browse its features.")
     row = chosen_row("dictionaries")
     if row is not None:
         links.go("browse", dictionary=shown["dictionary"].iloc[row])
+
+
+def _filled(shown: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    """The columns in order, without k where no dictionary has one."""
+    return [name for name in columns if name != "k" or shown["k"].notna().any()]
 
 
 def metric_row(entry: DictionaryEntry, metrics: pd.DataFrame) -> None:
@@ -147,8 +134,13 @@ def show_density(run: RunStore, entry: DictionaryEntry) -> None:
 def show_sweep(run: RunStore, metrics: pd.DataFrame) -> None:
     """FVU against L0 over everything that has metrics."""
     if len(metrics):
-        drawn = fvu_against_l0(metrics, state.colours())
+        drawn = fvu_against_l0(metrics.assign(group=metrics.apply(_group, axis=1)), state.colours())
         plots.show_plot("Reconstruction against sparsity", drawn, "sweep", help=explain("metrics", "fvu"))
+
+
+def _group(row: pd.Series) -> str:
+    """Name of the line a dictionary lies on: dictionaries that differ in sparsity only."""
+    return f"L{row['layer']} {row['site']} {kind_name(row['kind'])} ×{row['ratio']:g} {row['variant']}".strip()
 
 
 # ---- provenance

@@ -48,6 +48,23 @@ a.sae-card:hover,a.sae-card:focus-visible {{border-color:{colours.chosen}}}
 .sae-card-plot {{display:flex;align-items:flex-end;gap:2px;height:72px;margin:.45rem 0;border-bottom:1px solid {line}}}
 .sae-card-plot > div {{flex:1;display:flex;flex-direction:column-reverse}}
 .sae-card-tokens {{min-height:1.6rem;margin-bottom:.35rem;max-height:3.4rem;overflow:hidden}}
+.sae-claim {{border:1px solid {line};border-left:4px solid {colours.muted};border-radius:6px;margin:.5rem 0;
+ padding:.7rem 1rem;overflow-wrap:anywhere}}
+.sae-verdict-0 {{border-left-color:{colours.chosen}}}
+.sae-verdict-2 {{border-left-color:{colours.lowered}}}
+.sae-claim-head {{display:grid;grid-template-columns:9.5rem 1fr;gap:.3rem 1rem;font-weight:600}}
+.sae-verdict {{white-space:nowrap;font-weight:650}}
+.sae-claim-sides {{display:grid;grid-template-columns:9.5rem 1fr;gap:.15rem 1rem;margin-top:.35rem;font-size:.9rem;
+ font-variant-numeric:tabular-nums}}
+.sae-claim-sides span:nth-child(odd) {{opacity:.7}}
+@media (max-width:{STACK_BELOW}px) {{.sae-claim-head {{grid-template-columns:1fr}}
+ .sae-claim-sides {{grid-template-columns:4.6rem 1fr}}}}
+.sae-table {{overflow-x:auto;font-size:.92rem}}
+.sae-table table {{width:100%;border-collapse:collapse}}
+.sae-table th {{text-align:left;font-weight:600;opacity:.75;white-space:nowrap}}
+.sae-table th,.sae-table td {{padding:.35rem .9rem .35rem 0;border-bottom:1px solid {line};vertical-align:top}}
+.sae-table .sae-number {{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}}
+.sae-table a {{color:{colours.chosen};white-space:nowrap}}
 @media (max-width:640px) {{.sae-context {{grid-template-columns:1fr;gap:.1rem}} .sae-context-side {{text-align:left}}}}
 @media (max-width:1000px) {{.st-key-live [data-testid="stHorizontalBlock"] {{flex-wrap:wrap}}
  .st-key-live [data-testid="stColumn"] {{min-width:min(100%,17rem)}}

@@ -25,6 +25,7 @@ from transformers import AutoTokenizer, GPTNeoXForCausalLM, PreTrainedTokenizerF
 from precompute.miniature import NAMES, Document, documents, ioi_prompts
 from sae_core.documents import is_held_out
 from sae_core.errors import ModelError
+from sae_core.results import wilson
 from sae_core.store import atomic
 from sae_core.tokens import token_bytes
 
@@ -129,14 +130,6 @@ def _text_of(piece: str) -> str:
 def _batches(items: Iterable[T]) -> list[tuple[T, ...]]:
     some = list(items)
     return [tuple(some[i : i + BATCH]) for i in range(0, len(some), BATCH)]
-
-
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `hits` in `n`."""
-    share, spread = hits / n, z * z / n
-    centre = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
-    return centre - half, centre + half
 
 
 def as_share(outcomes: Iterable[bool]) -> dict[str, Any]:
