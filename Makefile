@@ -17,23 +17,27 @@ lint: .venv/test-installed
 bench: .venv/app-installed
 	$(BIN)/python -m tests.benchmarks
 
-# The shipped run again, from text to landmarks: about two hours on 2 cores. To ship it, put it in the place of
+# The shipped run again, from text to landmarks: hours on 2 cores. To ship it, put it in the place of
 # data/miniature and run `make docs`. Alphas are for d_model 128 and do not carry over to another width.
 ALPHAS := 1.6e-2 3.2e-2 4.8e-2 8e-2 1.3e-1
 SWEEP := 8e-3 1.2e-2 1.6e-2 2.4e-2 3.2e-2 4.8e-2 6.4e-2 9.6e-2
+LENGTHS := 300000 1000000 3000000
 MLP := 1e-3 2e-3 3e-3
 ATTN := 8e-3 1.2e-2
 PRECOMPUTE := $(BIN)/python -m precompute
 DESCRIPTION := A 6-layer Pythia of width 128 and its dictionaries, trained from scratch on generated text: a Pile in miniature.
 MINIATURE := data/runs/miniature-model
 TRAIN := $(PRECOMPUTE) train --run $(RUN) --tokens 3000000 --precision bf16
+POINTS := $(PRECOMPUTE) sweep --run $(RUN) --layers 2 --precision bf16
 miniature: .venv/app-installed
 	$(PRECOMPUTE) miniature --out $(MINIATURE)
 	$(PRECOMPUTE) measure --model $(MINIATURE)
 	$(PRECOMPUTE) corpus --run $(RUN) --model $(MINIATURE) --corpus miniature --train-tokens 2000000 --ship-model --description "$(DESCRIPTION)"
+	$(TRAIN) --alphas 0
 	$(TRAIN) --layers 0,1,3,4,5 --alphas $(ALPHAS)
-	$(TRAIN) --layers 2 --alphas $(SWEEP)
-	$(TRAIN) --layers 2 --sites mlp_post --kind untied --ratio 1 --alphas $(MLP)
+	$(POINTS) --ratios 1 2 4 8 --alphas $(SWEEP) --lengths $(LENGTHS)
+	$(POINTS) --kinds batchtopk,jumprelu --ratios 4 --ks 15 30 60 --lengths 3000000
+	$(POINTS) --sites mlp_post --kinds tied,untied --ratios 1 --alphas $(MLP) --lengths 3000000
 	$(TRAIN) --layers 2 --sites attn_out --alphas $(ATTN)
 	$(PRECOMPUTE) metrics --run $(RUN)
 	$(PRECOMPUTE) prune --run $(RUN) --keep 2

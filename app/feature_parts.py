@@ -9,16 +9,22 @@ import numpy as np
 import pandas as pd
 
 from app.components.numbers import digits
+from app.names import shortened
 from sae_core import browse
+from sae_core.labels import Label
 from sae_core.schemas import HISTOGRAM_BINS, OTHER_TOKEN, REST_OF_PARENTS, TABLES
 from sae_core.store import DictionaryEntry, RunStore
 
 EDGE_COLUMNS = ["dictionary", "feature", "relative_drop", "stderr", "n_contexts", "cosine"]
 
 
-def heading(title: str, label: str) -> str:
-    """The page's title as HTML, with one's own label."""
-    written = f"<span class='sae-label'>{html.escape(label)}</span>" if label else ""
+def heading(title: str, label: Label | None) -> str:
+    """The page's title as HTML, with the feature's label and a mark of its source; where it is from on hover."""
+    written = ""
+    if label:
+        why = html.escape(label.why, quote=True)
+        mark = f"<span class='sae-badge' title='{why}'>{html.escape(label.source)}</span>"
+        written = f"<span class='sae-label' title='{why}'>{html.escape(shortened(label.text))} {mark}</span>"
     return f"<h1 class='sae-heading'>{html.escape(title)} {written}</h1>"
 
 

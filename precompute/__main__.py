@@ -1,4 +1,4 @@
-"""`python -m precompute list | all | STEP | paper | miniature | measure | prune | landmarks | docs`: the command line.
+"""`python -m precompute list | all | STEP | paper | sweep | miniature | measure | prune | landmarks | docs`: commands.
 
 Each command's options are the fields of its Args dataclass; this module only finds it, parses, and reports errors.
 """
@@ -20,10 +20,11 @@ from precompute.steps import STEPS, Step
 from sae_core.errors import SaeError, SpecError
 from sae_core.store import RunStore
 
-# Commands that are no step of a run: they make or describe what the repository ships.
+# Commands that are no step of a run: sweeps of dictionaries, and what makes or describes what the repository ships.
 OTHERS = {
     "miniature": "precompute.miniature.train",
     "measure": "precompute.miniature.measure",
+    "sweep": "precompute.sweep",
     "prune": "precompute.prune",
     "landmarks": "precompute.landmarks",
     "docs": "precompute.docs",

@@ -6,6 +6,7 @@ the first shard that is missing.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,13 +92,27 @@ def harvest(
 @torch.inference_mode()
 def _sparse_codes(dictionary: Dictionary, x: torch.Tensor, first: int) -> list[Entries]:
     size = max(1, CODES_AT_ONCE // dictionary.n_features)
-    parts = []
-    for start in range(0, len(x), size):
-        codes = dictionary.encode(x[start : start + size])
-        tokens, features = codes.nonzero(as_tuple=True)
-        values = codes[tokens, features]
-        parts.append((tokens.cpu().numpy() + start + first, features.cpu().numpy(), values.float().cpu().numpy()))
-    return parts
+    return [_entries(dictionary.encode(x[i : i + size]), first + i) for i in range(0, len(x), size)]
+
+
+def _entries(codes: torch.Tensor, first: int) -> Entries:
+    """The entries != 0 of codes [n, F]. The row of a flat index is several times as fast as torch's nonzero."""
+    flat, n_features = codes.float().cpu().numpy().reshape(-1), codes.shape[1]
+    at = np.flatnonzero(flat != 0)
+    tokens = at // n_features
+    features = at - tokens * n_features
+    return (tokens + first).astype(np.int32), features.astype(np.int32), flat[at]
+
+
+def drop_codes(store: RunStore, entries: Sequence[DictionaryEntry]) -> None:
+    """Remove the indexes of these dictionaries unless a table of theirs is still to be made of them.
+
+    Those of all others stay: another process may be reading them.
+    """
+    for entry in entries:
+        waiting = (step for step in MAKES if entry in owners(store, step) and states(store, step, entry) != {"ready"})
+        if next(waiting, None) is None:
+            shutil.rmtree(store.folder / "scratch" / SCRATCH / entry.id, ignore_errors=True)
 
 
 def release_codes(store: RunStore) -> None:

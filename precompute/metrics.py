@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from math import log
 
 import numpy as np
 import pandas as pd
@@ -11,10 +13,10 @@ import pandas as pd
 from precompute.common import bar, load_entry, load_model
 from sae_core.corpus import load_windows
 from sae_core.dictionaries import read_metadata
-from sae_core.errors import DictionaryError
+from sae_core.errors import DictionaryError, SpecError
 from sae_core.language_model import LanguageModel
 from sae_core.metrics import Metrics, held_out_batches, measure
-from sae_core.specs import HEADLINE_L0, HEADLINE_RULE
+from sae_core.specs import HEADLINE_L0, HEADLINE_RATIO, HEADLINE_RULE
 from sae_core.store import DictionaryEntry, RunStore
 
 
@@ -28,29 +30,38 @@ class Args:
     """auto, cpu, cuda or mps"""
     batch: int = 16
     """contexts at once; fewer where the vocabulary is large"""
+    tables: str = ""
+    """more dictionaries that get all tables: ids or patterns such as 'L2-*-r8-a1e-3', separated by commas; the run
+    remembers them until others are given, or none"""
 
 
 def run(store: RunStore, args: Args) -> None:
     """Measure what has no up-to-date row, layer by layer, then assign roles."""
     if not store.dictionaries:
         raise DictionaryError("trained dictionaries", "none in the run", "Train some: python -m precompute train")
-    waiting = [e for e in store.dictionaries if store.table_state("metrics", e.id, **_settings(args)) != "ready"]
+    tables = _tables(store, args.tables)
+    waiting = [e for e in _measurable(store) if store.table_state("metrics", e.id, **_settings(args)) != "ready"]
     layers = sorted({e.spec.site.layer for e in waiting})
     model = load_model(store, args.device) if waiting else None
     for layer in layers:
         _measure_layer(store, model, [e for e in waiting if e.spec.site.layer == layer], args)
-    _choose(store)
+    _choose(store, tables)
 
 
 def state(store: RunStore) -> str:
     """`missing`, `partial` (some dictionaries lack a row), `stale` or `ready`."""
-    states = {store.table_state("metrics", e.id) for e in store.dictionaries}
+    states = {store.table_state("metrics", e.id) for e in _measurable(store)}
     if states <= {"missing"}:
         return "missing"
     if "missing" in states:
         return "partial"
     chosen = any(e.role == "main" for e in store.dictionaries)
     return "ready" if states == {"ready"} and chosen else "stale"
+
+
+def _measurable(store: RunStore) -> list[DictionaryEntry]:
+    """All but the grid dictionaries, of which only their metrics are left."""
+    return [entry for entry in store.dictionaries if entry.role != "grid"]
 
 
 # ---- measuring
@@ -97,35 +108,67 @@ def row(entry: DictionaryEntry, metrics: Metrics, metadata: Mapping) -> dict:
 # ---- choosing
 
 
-def _choose(store: RunStore) -> None:
-    l0 = {e.id: float(store.read("metrics", e.id, columns=["l0"])["l0"].iloc[0]) for e in store.dictionaries}
-    chosen = assign_roles(store.dictionaries, l0)
-    if chosen != store.dictionaries or store.manifest.headline_rule != HEADLINE_RULE:
-        store.update_manifest(dictionaries=chosen, headline_rule=HEADLINE_RULE)
+def _tables(store: RunStore, asked: str) -> tuple[str, ...]:
+    """Patterns of the dictionaries that get tables besides those of the rule. Raises SpecError for one without any."""
+    if asked in ("", "none"):
+        return () if asked else store.manifest.tables
+    patterns = tuple(part.strip() for part in asked.split(","))
+    for pattern in patterns:
+        if not any(fnmatchcase(entry.id, pattern) for entry in _candidates(store.dictionaries)):
+            expected = "ids or patterns of dictionaries with weights that are not there to be compared with"
+            raise SpecError(expected, repr(pattern), "See the ids in the run's manifest.json")
+    return patterns
 
 
-def assign_roles(entries: Iterable[DictionaryEntry], l0: Mapping[str, float]) -> tuple[DictionaryEntry, ...]:
-    """`main`: of each site, kind and ratio the dictionary whose L0 is nearest 30; all others `sweep`.
+def _choose(store: RunStore, tables: tuple[str, ...]) -> None:
+    store.reload()  # another step may have added dictionaries meanwhile; those wait for the next `metrics`
+    measured = [e for e in _measurable(store) if store.table_state("metrics", e.id) == "ready"]
+    l0 = {e.id: float(store.read("metrics", e.id, columns=["l0"])["l0"].iloc[0]) for e in measured}
+    roles = {e.id: e for e in assign_roles(measured, l0, tables)}
+    chosen = tuple(roles.get(e.id, e) for e in store.dictionaries)
+    new = {"dictionaries": chosen, "headline_rule": HEADLINE_RULE, "tables": tables}
+    if any(getattr(store.manifest, name) != value for name, value in new.items()):
+        store.update_manifest(**new)
 
-    `headline`: of each layer the tied resid_post dictionary whose L0 is nearest 30. Ties go to the smaller alpha.
-    Dictionaries to compare with take no part and keep the role they were given.
+
+def assign_roles(
+    entries: Iterable[DictionaryEntry], l0: Mapping[str, float], tables: Iterable[str] = ()
+) -> tuple[DictionaryEntry, ...]:
+    """`main`: one dictionary of each site (`_preference`), and those whose id fits a pattern of `tables`; else `sweep`.
+
+    `headline`: of each layer the tied resid_post one chosen so, not by a pattern. Dictionaries to compare with and grid
+    ones take no part and keep the role they were given.
     """
-    entries = tuple(entries)
-    chosen_from = [e for e in entries if not e.spec.is_comparison]
-    main = _nearest(chosen_from, l0, lambda e: (e.spec.site, e.spec.kind, e.spec.ratio))
-    tied = [e for e in chosen_from if e.spec.site.name == "resid_post" and e.spec.kind == "tied"]
-    headline = _nearest(tied, l0, lambda e: e.spec.site.layer)
-    return tuple(
-        e if e.spec.is_comparison else replace(e, role="main" if e.id in main else "sweep", headline=e.id in headline)
-        for e in entries
-    )
+    entries, tables = tuple(entries), tuple(tables)
+    candidates = _candidates(entries)
+    usual = _first(candidates, l0, lambda e: e.spec.site)
+    tied = [e for e in candidates if e.id in usual and e.spec.site.name == "resid_post" and e.spec.kind == "tied"]
+    headline = _first(tied, l0, lambda e: e.spec.site.layer)
+    main = usual | {e.id for e in candidates if any(fnmatchcase(e.id, pattern) for pattern in tables)}
+    roles = {e.id: "main" if e.id in main else "sweep" for e in candidates}
+    return tuple(replace(e, role=roles[e.id], headline=e.id in headline) if e.id in roles else e for e in entries)
 
 
-def _nearest(
+def _candidates(entries: Iterable[DictionaryEntry]) -> list[DictionaryEntry]:
+    return [e for e in entries if not e.spec.is_comparison and e.role != "grid"]
+
+
+def _first(
     entries: Iterable[DictionaryEntry], l0: Mapping[str, float], group: Callable[[DictionaryEntry], Hashable]
 ) -> set[str]:
-    """Of each group the id of the dictionary whose L0 is nearest 30."""
+    """The id of the preferred dictionary of each group."""
     best: dict[Hashable, str] = {}
-    for entry in sorted(entries, key=lambda e: (abs(l0[e.id] - HEADLINE_L0), e.spec.alpha)):
+    for entry in sorted(entries, key=lambda e: _preference(e, l0[e.id])):
         best.setdefault(group(entry), entry.id)
     return set(best.values())
+
+
+def _preference(entry: DictionaryEntry, l0: float) -> tuple:
+    """The paper's kind of the site (tied, and untied in the MLP) before others; the ratio nearest 4; the L0 nearest 30.
+
+    Ties go to the smaller ratio and the smaller alpha.
+    """
+    spec = entry.spec
+    usual = "untied" if spec.site.name == "mlp_post" else "tied"
+    size = abs(log(spec.ratio / HEADLINE_RATIO)), spec.ratio
+    return spec.kind != usual, spec.kind, *size, abs(l0 - HEADLINE_L0), spec.alpha

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
+from precompute import passes
 from precompute.common import load_model, parse_layers
-from sae_core.activations import ActivationStream
-from sae_core.corpus import Windows, load_windows
+from precompute.passes import Settings, train_spec
+from sae_core.corpus import load_windows
 from sae_core.dictionaries import Dictionary, load_dictionary, read_metadata, save_dictionary
-from sae_core.ensemble import Ensemble
 from sae_core.errors import DictionaryError, RunError, SpecError
-from sae_core.k_ensemble import ensemble_class
-from sae_core.language_model import LanguageModel
-from sae_core.losses import LossParts
 from sae_core.specs import K_KINDS, DictionarySpec, Site, TrainSpec
 from sae_core.store import DictionaryEntry, RunStore
-from sae_core.training import fingerprint, train
-
-STEPS_BETWEEN_READINGS = 50
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Settings):
     """Train dictionaries. Called again with other settings it adds to the run; those already there are skipped."""
 
     layers: str = "all"
@@ -47,44 +37,13 @@ class Args:
     """kept beside, not in place of, dictionaries of the same settings: such as seed1 with --seed 1"""
     tokens: int = 4_000_000
     """activation vectors each dictionary is trained on; a smaller corpus is passed several times"""
-    batch_size: int = 1024
-    """activation vectors a step"""
-    lr: float = 1e-3
-    """Adam's learning rate, constant between warm-up and decay"""
-    warmup_steps: int = 100
-    """steps in which the learning rate rises linearly"""
-    decay: float = 0.0
-    """last share of the steps, in which the learning rate falls linearly to 0"""
-    aux: float = 1 / 32
-    """weight of the auxiliary loss that revives dead features of batchtopk and jumprelu; 0: none"""
-    dead_tokens: int = 200_000
-    """tokens without activity after which that loss takes a feature for dead"""
-    seed: int = 0
-    """of the initial weights and of the order of the text"""
-    precision: str = "fp32"
-    """matrix products in fp32 or bf16 (faster where the processor knows it); weights and sums are always fp32"""
-    device: str = "auto"
-    """auto, cpu, cuda or mps"""
-    batch: int = 16
-    """contexts passed through the model at once"""
 
 
 def run(store: RunStore, args: Args) -> None:
     """Train what is missing, save each dictionary as a SAELens folder and list it in the manifest."""
-    _check_prepared(store)
-    settings = _settings(store, args)
-    wanted = [spec for spec in specs(args, store.manifest.model["n_layers"]) if not is_there(store, spec, settings)]
-    if not wanted:
-        return
-    model = load_model(store, args.device)
-    windows = load_windows(store.folder, "train")
-    ensembles = _ensembles(wanted, model, _train_spec(args), args.precision)
-    checkpoint = store.scratch("train") / f"{fingerprint(ensembles, **settings)}.safetensors"
-    seconds = _train(ensembles, model, windows, args, checkpoint)
-    trained = args.tokens // args.batch_size * args.batch_size
-    facts = {**settings, "train_tokens": trained, "train_seconds": round(seconds / len(wanted), 2)}
-    add(store, [save(store, d, facts) for e in ensembles for d in e.dictionaries()])
-    checkpoint.unlink(missing_ok=True)
+    sizes = {"kinds": (args.kind,), "ratios": (args.ratio,), "variant": args.variant}
+    wanted = grid(store, args.layers, args.sites, alphas=args.alphas, ks=args.ks, **sizes)
+    train_missing(store, wanted, (args.tokens,), args)
 
 
 def state(store: RunStore) -> str:
@@ -96,61 +55,62 @@ def state(store: RunStore) -> str:
     return "ready" if all(_made_from_this(store, entry) for entry in store.dictionaries) else "stale"
 
 
+# ---- what is asked for
+
+
+def grid(
+    store: RunStore,
+    layers: str,
+    sites: str,
+    *,
+    kinds: Sequence[str],
+    ratios: Sequence[float],
+    alphas: Sequence[float],
+    ks: Sequence[int],
+    variant: str = "",
+) -> list[DictionarySpec]:
+    """One spec for each layer, site, kind, ratio and alpha, or k.
+
+    Raises RunError where the run has no model and text yet, SpecError for values out of range.
+    """
+    _check_prepared(store)
+    _check_grid(ratios, alphas, ks)
+    n_layers = store.manifest.model["n_layers"]
+    numbers = range(n_layers) if layers == "all" else parse_layers(layers, n_layers)
+    places = [Site(layer, name.strip()) for layer, name in product(numbers, sites.split(","))]
+    found = [
+        DictionarySpec(site, kind, ratio, **sparsity, variant=variant)
+        for site, kind, ratio in product(places, kinds, ratios)
+        for sparsity in _sparsities(kind, alphas, ks)
+    ]
+    if len({spec.id for spec in found}) < len(found):
+        expected = "alphas that differ in two significant digits, as ids show them, and nothing named twice"
+        raise SpecError(expected, f"alphas {alphas}, ratios {ratios}, kinds {kinds}, sites {sites}", "Space them out")
+    return found
+
+
 def _check_prepared(store: RunStore) -> None:
     if not (store.manifest.model.get("hash") and store.manifest.corpus.get("hash")):
         fix = f"Run first: python -m precompute corpus --run {store.folder} --model NAME --corpus SPEC"
         raise RunError(f"a run with a model and token windows in {store.folder}", "none yet", fix)
 
 
-# ---- what is asked for
-
-
-def specs(args: Args, n_layers: int) -> list[DictionarySpec]:
-    """One spec for each layer, site and alpha, or k. Raises SpecError for settings out of range."""
-    _check(args)
-    layers = range(n_layers) if args.layers == "all" else parse_layers(args.layers, n_layers)
-    names = [name.strip() for name in args.sites.split(",")]
-    found = [
-        DictionarySpec(Site(layer, name), args.kind, args.ratio, **sparsity, variant=args.variant)
-        for layer, name, sparsity in product(layers, names, _sparsities(args))
-    ]
-    if len({spec.id for spec in found}) < len(found):
-        expected = "alphas that differ in two significant digits, as ids show them"
-        raise SpecError(expected, str(args.alphas), "Space them out")
-    return found
-
-
-def _sparsities(args: Args) -> list[dict[str, Any]]:
-    if args.kind in K_KINDS:
-        return [{"k": k} for k in sorted(set(args.ks))]
-    return [{"alpha": alpha} for alpha in sorted(set(args.alphas))]
-
-
-def _check(args: Args) -> None:
-    if not args.alphas or min(args.alphas) < 0:
-        raise SpecError("one or more alphas of 0 or more", str(args.alphas), "For example --alphas 3e-4 1e-3")
-    if not args.ks:
+def _check_grid(ratios: Sequence[float], alphas: Sequence[float], ks: Sequence[int]) -> None:
+    if not alphas or min(alphas) < 0:
+        raise SpecError("one or more alphas of 0 or more", str(alphas), "For example --alphas 3e-4 1e-3")
+    if not ks:
         raise SpecError("one or more ks", "none", "For example --ks 15 30")
-    if not 0 <= args.decay <= 1:
-        raise SpecError("a decay from 0 to 1, a share of the steps", str(args.decay), "For example --decay 0.2")
-    if args.aux < 0 or args.dead_tokens < 1:
-        found = f"{args.aux} and {args.dead_tokens}"
-        raise SpecError("aux of 0 or more and dead_tokens of 1 or more", found, "For example --aux 0.03")
-    if args.ratio <= 0:
-        raise SpecError("a ratio above 0", str(args.ratio), "For example --ratio 4")
-    if args.tokens < args.batch_size or args.batch_size < 1:
-        found = f"{args.tokens} tokens in batches of {args.batch_size}"
-        raise SpecError("tokens for at least one batch", found, "Ask for more tokens or a smaller batch")
+    if not ratios or min(ratios) <= 0:
+        raise SpecError("a ratio above 0", str(ratios), "For example 4")
 
 
-def _train_spec(args: Args) -> TrainSpec:
-    spec = TrainSpec(args.tokens, args.batch_size, args.lr, args.warmup_steps, args.seed, args.decay)
-    return replace(spec, aux=args.aux, dead_tokens=args.dead_tokens) if args.kind in K_KINDS and args.aux else spec
+def _sparsities(kind: str, alphas: Sequence[float], ks: Sequence[int]) -> list[dict[str, Any]]:
+    if kind in K_KINDS:
+        return [{"k": k} for k in sorted(set(ks))]
+    return [{"alpha": alpha} for alpha in sorted(set(alphas))]
 
 
-def _settings(store: RunStore, args: Args) -> dict[str, Any]:
-    """Everything besides its spec that decides how a dictionary comes out."""
-    return {"train": _train_spec(args).to_dict(), "precision": args.precision, **made_from(store)}
+# ---- what is there
 
 
 def made_from(store: RunStore) -> dict[str, str]:
@@ -159,9 +119,13 @@ def made_from(store: RunStore) -> dict[str, str]:
 
 
 def is_there(store: RunStore, spec: DictionarySpec, settings: dict[str, Any]) -> bool:
-    """Whether the run lists the dictionary and its folder says that it was made with these settings."""
-    if spec.id not in {entry.id for entry in store.dictionaries}:
-        return False
+    """Whether the run lists the dictionary and its folder says that it was made with these settings.
+
+    A grid dictionary counts as there while its metrics are: its weights were left out on purpose.
+    """
+    entry = next((entry for entry in store.dictionaries if entry.id == spec.id), None)
+    if entry is None or entry.role == "grid":
+        return entry is not None and _made_from_this(store, entry)
     return _parsed({"spec": spec.to_dict(), **settings}).items() <= _parsed(_metadata(store, spec.id)).items()
 
 
@@ -172,6 +136,8 @@ def _parsed(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def _made_from_this(store: RunStore, entry: DictionaryEntry) -> bool:
+    if entry.role == "grid":
+        return store.table_state("metrics", entry.id) == "ready"
     wanted = {"hash": entry.hash, "model_hash": store.manifest.model["hash"]}
     return wanted.items() <= _metadata(store, entry.id).items()
 
@@ -189,37 +155,60 @@ def _metadata(store: RunStore, id: str) -> dict[str, Any]:
 # ---- training
 
 
-def _ensembles(
-    wanted: Sequence[DictionarySpec], model: LanguageModel, train_spec: TrainSpec, precision: str
-) -> list[Ensemble]:
-    """One ensemble for each site; `wanted` is of one kind and ratio."""
-    by_site: dict[Site, list[DictionarySpec]] = {}
+def train_missing(store: RunStore, wanted: Sequence[DictionarySpec], lengths: Sequence[int], args: Settings) -> None:
+    """Train what is missing of each spec at each length (tokens): all that trains equally long in one pass.
+
+    A shorter length is a snapshot of the same training, because the learning rate does not depend on what is to come;
+    it is kept as a variant such as t300k. Raises SpecError for settings out of range.
+    """
+    lengths = sorted(set(lengths))
+    passes.check(args, lengths)
+    groups: dict[int, list[DictionarySpec]] = {}
     for spec in wanted:
-        by_site.setdefault(spec.site, []).append(spec)
-    make = ensemble_class(wanted[0].kind)
-    return [
-        make(group, site.width(model.d_model), train_spec, model.device, precision) for site, group in by_site.items()
-    ]
+        missing = [n for n in lengths if not _is_trained(store, spec, n, lengths[-1], args)]
+        if missing:
+            groups.setdefault(missing[-1], []).append(spec)
+    model = load_model(store, args.device) if groups else None
+    for last, specs in groups.items():
+        due = [n for n in lengths if n <= last and not all(_is_trained(store, s, n, lengths[-1], args) for s in specs)]
+        windows, scratch = load_windows(store.folder, "train").tokens, store.scratch("train")
+        for n, seconds, found in passes.trained(model, windows, specs, due, args, scratch, made_from(store)):
+            _keep(store, found, n, lengths[-1], seconds / len(specs), args)
 
 
-def _train(ensembles: list[Ensemble], model: LanguageModel, windows: Windows, args: Args, checkpoint: Path) -> float:
-    sites = tuple(e.site for e in ensembles)
-    stream = ActivationStream(model, windows.tokens, sites, args.batch_size, args.seed, args.batch)
-    steps = args.tokens // args.batch_size
-    with tqdm(total=steps * args.batch_size, desc="train", unit="tok", unit_scale=True, dynamic_ncols=True) as bar:
-        return train(ensembles, stream, steps, checkpoint, _reporter(bar, ensembles, args.batch_size))
+def at(spec: DictionarySpec, tokens: int, longest: int) -> DictionarySpec:
+    """The spec after so many tokens of a training of `longest`: itself at the end, before it a variant like t300k."""
+    return spec if tokens == longest else replace(spec, variant=f"{spec.variant}t{_written(tokens)}")
 
 
-def _reporter(bar: tqdm, ensembles: list[Ensemble], batch_size: int) -> Callable[[int, list[LossParts]], None]:
-    """Moves the bar; shows now and then the range of the losses over all dictionaries."""
+def _written(tokens: int) -> str:
+    """300000 -> 300k, 2000000 -> 2M, 12345 -> 12345."""
+    unit, letter = next((u, n) for u, n in ((10**6, "M"), (10**3, "k"), (1, "")) if tokens % u == 0)
+    return f"{tokens // unit}{letter}"
 
-    def report(step: int, parts: list[LossParts]) -> None:
-        bar.update(step * batch_size - bar.n)
-        if step % STEPS_BETWEEN_READINGS == 0:
-            mse = torch.cat([p.mse for p in parts])
-            bar.set_postfix_str(f"{len(mse)} dictionaries, mse {mse.min():.3g} .. {mse.max():.3g}")
 
-    return report
+def _is_trained(store: RunStore, spec: DictionarySpec, tokens: int, longest: int, args: Settings) -> bool:
+    return is_there(store, at(spec, tokens, longest), _settings(store, args, spec.kind, tokens))
+
+
+def _settings(store: RunStore, args: Settings, kind: str, tokens: int) -> dict[str, Any]:
+    """Everything besides its spec that decides how a dictionary comes out."""
+    return {"train": train_spec(args, kind, tokens).to_dict(), "precision": args.precision, **made_from(store)}
+
+
+def _keep(
+    store: RunStore, found: Sequence[Dictionary], tokens: int, longest: int, seconds: float, args: Settings
+) -> None:
+    """Save and list what is not there yet of the dictionaries after so many tokens."""
+    facts = {"train_tokens": tokens // args.batch_size * args.batch_size, "train_seconds": round(seconds, 2)}
+    new = []
+    for dictionary in found:
+        spec = dictionary.spec
+        if not _is_trained(store, spec, tokens, longest, args):
+            own = replace(dictionary, spec=at(spec, tokens, longest))
+            new.append(save(store, own, {**_settings(store, args, spec.kind, tokens), **facts}))
+    # A snapshot is a point of a sweep, not something to compare with.
+    add(store, new if tokens == longest else [replace(entry, role="sweep") for entry in new])
 
 
 # ---- saving
@@ -239,7 +228,7 @@ def save(store: RunStore, dictionary: Dictionary, facts: dict[str, Any]) -> Dict
 
 
 def add(store: RunStore, new: Sequence[DictionaryEntry]) -> None:
-    """List dictionaries in the manifest, by layer, site, kind and sparsity; one with the same id is replaced."""
+    """List dictionaries in the manifest, by layer, site, kind, ratio and sparsity; one with the same id is replaced."""
     store.reload()  # another `train` may have added its own meanwhile
     merged = {entry.id: entry for entry in [*store.dictionaries, *new]}
     store.update_manifest(dictionaries=tuple(sorted(merged.values(), key=_place)))
@@ -247,4 +236,4 @@ def add(store: RunStore, new: Sequence[DictionaryEntry]) -> None:
 
 def _place(entry: DictionaryEntry) -> tuple:
     spec = entry.spec
-    return spec.site.layer, spec.site.name, spec.kind, spec.alpha, spec.k or 0
+    return spec.site.layer, spec.site.name, spec.kind, spec.ratio, spec.alpha, spec.k or 0, spec.variant

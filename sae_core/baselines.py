@@ -1,7 +1,7 @@
 """Dictionaries to compare with: directions that are fitted without any notion of sparsity, or drawn at random.
 
 A direction has two sides. As a feature it is one-sided, so n directions make 2n features: the positive sides first,
-then the negative ones in the same order (paper Sec. 3, App. G). `signed_codes` puts the sides together again.
+then the negative ones in the same order (paper Sec. 3, App. G). `dictionaries.signed_codes` joins them again.
 """
 
 from __future__ import annotations
@@ -49,12 +49,6 @@ class Linear:
 def linear_spec(site: Site, kind: str, k: int | None = None) -> DictionarySpec:
     """Spec of a two-sided dictionary: as many directions as the site has coordinates, hence a ratio of 2."""
     return DictionarySpec(site, kind, 2.0, k=k if kind in TOPK_KINDS else None)
-
-
-def signed_codes(codes: Tensor) -> Tensor:
-    """Codes of side + minus codes of side -, [..., 2n] -> [..., n]: the signed projection of the paper's figures."""
-    positive, negative = codes.chunk(2, dim=-1)
-    return positive - negative
 
 
 # ---- default basis, random directions

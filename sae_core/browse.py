@@ -89,7 +89,7 @@ class FeatureIndex:
 def feature_index(store: RunStore, dictionary: str) -> FeatureIndex:
     """The index of a dictionary, read once while its table does not change. Raises TableError if it is missing."""
     store.table_info("features", dictionary)
-    return _feature_index(_Key(store, "features", dictionary))
+    return _feature_index(TableKey(store, "features", dictionary))
 
 
 @dataclass(frozen=True)
@@ -182,10 +182,10 @@ class Inverted:
 def inverted(store: RunStore, table: str, dictionary: str, by: str, columns: tuple[str, ...]) -> Inverted:
     """An inverted table, made once while the file does not change. Raises TableError if it is missing."""
     store.table_info(table, dictionary)
-    return _inverted(_Key(store, table, dictionary), by, columns)
+    return _inverted(TableKey(store, table, dictionary), by, columns)
 
 
-class _Key:
+class TableKey:
     """Cache key of a table: equal while it is the same file of the same run."""
 
     def __init__(self, store: RunStore, table: str, dictionary: str) -> None:
@@ -195,19 +195,19 @@ class _Key:
         self.value: tuple[Any, ...] = (store.table_path(table, dictionary), stat.st_mtime_ns, stat.st_size, entry_hash)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and self.value == other.value
+        return isinstance(other, TableKey) and self.value == other.value
 
     def __hash__(self) -> int:
         return hash(self.value)
 
 
 @lru_cache(maxsize=16)
-def _feature_index(key: _Key) -> FeatureIndex:
+def _feature_index(key: TableKey) -> FeatureIndex:
     return FeatureIndex(key.store.read_arrow(key.table, key.dictionary))
 
 
 @lru_cache(maxsize=8)
-def _inverted(key: _Key, by: str, columns: tuple[str, ...]) -> Inverted:
+def _inverted(key: TableKey, by: str, columns: tuple[str, ...]) -> Inverted:
     return Inverted(key.store.read_arrow(key.table, key.dictionary, columns=[by, *columns]), by)
 
 

@@ -36,6 +36,19 @@ class FeatureCodes:
     codes: np.ndarray
 
 
+def signed(positive: FeatureCodes, negative: FeatureCodes) -> FeatureCodes:
+    """Two sides of a direction, never active together, as one feature with the sign of the side."""
+    positions = np.concatenate([positive.positions, negative.positions])
+    order = np.argsort(positions, kind="stable")
+    return FeatureCodes(positive.feature, positions[order], np.concatenate([positive.codes, -negative.codes])[order])
+
+
+def above_zero(found: FeatureCodes) -> FeatureCodes:
+    """The entries of the positive side."""
+    above = found.codes > 0
+    return found if above.all() else FeatureCodes(found.feature, found.positions[above], found.codes[above])
+
+
 class CodeIndex:
     """The index in `folder` of a dictionary of n_features over n_tokens tokens in whole contexts of `context`."""
 
@@ -91,20 +104,21 @@ class CodeIndex:
             start += size
 
     def _block(self, first: int, last: int) -> Iterator[FeatureCodes]:
-        parts = [self._slice(shard, first, last) for shard in range(self.n_shards)]
-        features, positions, codes = (np.concatenate(part) for part in zip(*parts, strict=True))
-        order = np.argsort(features, kind="stable")
-        positions, codes = positions[order], codes[order]
-        ends = np.cumsum(np.bincount(features - first, minlength=last - first))
-        for feature, (begin, end) in enumerate(zip(np.r_[0, ends[:-1]], ends, strict=True), first):
-            yield FeatureCodes(feature, positions[begin:end], codes[begin:end])
+        shards = [self._slice(shard, first, last) for shard in range(self.n_shards)]
+        for feature in range(first, last):
+            i = feature - first
+            spans = [slice(offsets[i], offsets[i + 1]) for offsets, _, _ in shards]
+            positions = [shard[1][span] for shard, span in zip(shards, spans, strict=True)]
+            codes = [shard[2][span] for shard, span in zip(shards, spans, strict=True)]
+            yield FeatureCodes(feature, np.concatenate(positions), np.concatenate(codes))
 
     def _slice(self, shard: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where each feature's entries start, and all positions and codes, of features first .. last-1 of a shard."""
         offsets = self._offsets[shard][first : last + 1]
         here = slice(offsets[0], offsets[-1])
         positions = np.load(self._path(shard, "positions"), mmap_mode="r")[here].astype(np.int64)
         codes = np.load(self._path(shard, "codes"), mmap_mode="r")[here]
-        return np.repeat(np.arange(first, last), np.diff(offsets)), positions + shard * self.shard_tokens, codes
+        return offsets - offsets[0], positions + shard * self.shard_tokens, np.asarray(codes)
 
     def _path(self, shard: int, part: str) -> Path:
         return self.folder / f"{shard:05d}.{part}.npy"

@@ -1,4 +1,4 @@
-"""Ensembles: dictionaries of one site that differ in alpha, trained together (paper Sec. 2.2, App. B; plain Adam)."""
+"""Ensembles: dictionaries of one site that differ in alpha, trained together with Adam (paper Sec. 2.2, App. B)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ class Ensemble:
     `encoder` [A, F, width]. Raw rows start Xavier-uniform, drawn from the seed and the dictionary's id, so that a
     dictionary does not depend on what is trained beside it; biases start at 0. Of a `frozen` one the decoder stays as
     drawn (Korznikov et al. 2026).
+
+    With train.frozen_bias_correction the moments grow as ever, but are corrected as if every step were the first:
+    lr m_t / (1 - b1) / (sqrt(v_t / (1 - b2)) + eps), as the authors' code did.
     """
 
     kinds = L1_KINDS
@@ -93,6 +96,9 @@ class Ensemble:
         """One step of Adam with the gradients that the weights hold."""
         self.steps += 1
         self.optimiser.param_groups[0]["lr"] = self.train.lr_at(self.steps)
+        if self.train.frozen_bias_correction:
+            for moments in self.optimiser.state.values():
+                moments["step"].zero_()
         self.optimiser.step()
 
     @torch.no_grad()

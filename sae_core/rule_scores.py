@@ -9,7 +9,7 @@ import numpy as np
 
 from sae_core.autointerp.fragments import Selection, select
 from sae_core.autointerp.score import Score, scores_by_scheme
-from sae_core.code_index import FeatureCodes
+from sae_core.code_index import FeatureCodes, above_zero
 from sae_core.contexts import TokenText
 from sae_core.rules import Rule, View, best_rule, in_contexts
 from sae_core.schemas import SCORE_MIN_FRAGMENTS
@@ -42,16 +42,17 @@ class Halves:
     def explain(self, found: FeatureCodes) -> ScoredRule:
         """The best rule of a feature on the fitting contexts, scored on 5 strong and 5 drawn fragments of the others.
 
-        The fragments are chosen as for explanations by a language model, out of the other contexts only.
+        The fragments are chosen as for explanations by a language model, out of the other contexts only. Of a signed
+        feature the rule explains the positive codes, and is scored against all (paper App. G, as the authors ran it).
         """
         if not len(found.codes):
             return ScoredRule(None, {}, SILENT)
         fit_half, score_half = (in_contexts(found, each, self.text.context) for each in (self.fitting, ~self.fitting))
         chosen = select(score_half, self.pool, self.text, self.seed, self.setting)
-        n_fitting = len(np.unique(fit_half.positions // self.text.window))
+        n_fitting = np.count_nonzero(np.diff(fit_half.positions // self.text.window, prepend=-1))
         if chosen is None or n_fitting < SCORE_MIN_FRAGMENTS:
             return ScoredRule(None, {}, RARE.format(SCORE_MIN_FRAGMENTS))
-        rule = best_rule(self.views, fit_half, int(self.fitting.sum()) * self.text.context)
+        rule = best_rule(self.views, above_zero(fit_half), int(self.fitting.sum()) * self.text.context)
         return ScoredRule(rule, self.score(rule, chosen)) if rule else ScoredRule(None, {}, CONSTANT)
 
     def score(self, rule: Rule, chosen: Selection) -> dict[str, Score | None]:

@@ -24,13 +24,14 @@ ENDINGS = (1, 2, 3, 4)
 NGRAMS = (2, 3)
 BLOCKS = 64
 NO_KEY = -1
+NEVER = 0
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to read the text. ids: [n_tokens] the key at every token, 0 for none or one too rare to be a rule.
+    """One way to read the text. ids: [n_tokens] the key at every token, NEVER for none or one too rare to be a rule.
 
-    counts: [n_keys] occurrences in the fitting half, 0 for key 0; `spell` makes a key readable; `sentence` has a
+    counts: [n_keys] occurrences in the fitting half, 0 for NEVER; `spell` makes a key readable; `sentence` has a
     place for the list of keys.
     """
 
@@ -59,9 +60,8 @@ class Rule:
 
     def predict(self, windows: np.ndarray, window: int) -> np.ndarray:
         """Predicted levels in whole windows of the text; windows: [k] -> [k, window]."""
-        table = np.zeros(len(self.view.counts))
-        table[self.keys] = self.levels
-        return table[self.view.ids.reshape(-1, window)[windows]]
+        ids = self.view.ids.reshape(-1, window)[windows]
+        return (ids[..., None] == self.keys) @ self.levels
 
 
 def fitting_contexts(n_contexts: int) -> np.ndarray:
@@ -72,8 +72,11 @@ def fitting_contexts(n_contexts: int) -> np.ndarray:
 
 def in_contexts(found: FeatureCodes, chosen: np.ndarray, context: int) -> FeatureCodes:
     """The entries of a feature in the chosen contexts; chosen: [n_contexts] of bool."""
-    inside = chosen[found.positions // context]
-    return FeatureCodes(found.feature, found.positions[inside], found.codes[inside])
+    edges = np.flatnonzero(np.diff(chosen, prepend=False, append=False)) * context
+    cuts = np.searchsorted(found.positions, edges).reshape(-1, 2)
+    parts = [slice(start, stop) for start, stop in cuts] or [slice(0)]
+    positions, codes = (np.concatenate([each[part] for part in parts]) for each in (found.positions, found.codes))
+    return FeatureCodes(found.feature, positions, codes)
 
 
 # ---- reading the text
@@ -131,11 +134,32 @@ def _view(kind: str, sentence: str, keys: np.ndarray, spell: Callable[[int], str
     known, counts = known[counts >= FEWEST_OCCURRENCES], counts[counts >= FEWEST_OCCURRENCES]
     at = np.searchsorted(known, keys)
     found = np.append(known, NO_KEY)[at] == keys
-    ids = np.where(found & (keys != NO_KEY), at + 1, 0).astype(np.int32)
+    ids = np.where(found & (keys != NO_KEY), at + 1, NEVER).astype(np.int32)
     return View(kind, sentence, ids, np.r_[0, counts], lambda key: spell(int(known[key - 1])))
 
 
 # ---- fitting
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A feature in the fitting half, of n_tokens tokens: where it is active [n], its codes there [n] as float64.
+
+    mean and variance of the code are over all n_tokens.
+    """
+
+    positions: np.ndarray
+    codes: np.ndarray
+    n_tokens: int
+    mean: float
+    variance: float
+
+    @classmethod
+    def of(cls, found: FeatureCodes, n_tokens: int) -> Fitting:
+        """Its moments are taken once, for all views."""
+        codes = found.codes.astype(np.float64)
+        mean = codes.sum() / n_tokens
+        return cls(found.positions, codes, n_tokens, mean, np.square(codes).sum() / n_tokens - mean**2)
 
 
 def best_rule(all_views: Sequence[View], found: FeatureCodes, n_tokens: int) -> Rule | None:
@@ -143,42 +167,47 @@ def best_rule(all_views: Sequence[View], found: FeatureCodes, n_tokens: int) -> 
 
     found: the feature in the fitting half, of n_tokens tokens.
     """
-    rules = [rule for view in all_views if (rule := fit(view, found, n_tokens)) is not None]
+    fitting = Fitting.of(found, n_tokens)
+    rules = [rule for view in all_views if (rule := fit(view, fitting)) is not None]
     best = max((rule.r for rule in rules), default=0.0)
     return next((rule for rule in rules if rule.r >= best - MARGIN), None)
 
 
-def fit(view: View, found: FeatureCodes, n_tokens: int) -> Rule | None:
+def fit(view: View, found: Fitting) -> Rule | None:
     """The keys that explain most variance, with levels in proportion to the mean code on them.
 
     Of the MAX_KEYS keys whose mean code m lies above the mean of all by most in n (m - mean)^2, the fewest whose rule
     correlates with the code at least KEPT times as well as the best number of them. None if there is no such key.
     """
-    codes = found.codes.astype(np.float64)
-    sums = np.bincount(view.ids[found.positions], codes, len(view.counts))
-    mean, variance = codes.sum() / n_tokens, np.square(codes).sum() / n_tokens - (codes.sum() / n_tokens) ** 2
-    means = sums / np.maximum(view.counts, 1)
-    gains = np.where((view.counts > 0) & (means > max(mean, 0.0)), view.counts * (means - mean) ** 2, 0.0)
-    keys = _largest(gains, MAX_KEYS)
-    if not len(keys) or variance <= 0:
+    if found.variance <= 0:
         return None
-    levels = np.maximum(np.rint(LEVELS * means[keys] / means[keys].max()), 1)
-    r = _correlations(levels, view.counts[keys], sums[keys], n_tokens, mean, variance)
+    sums = np.bincount(view.ids[found.positions], found.codes, len(view.counts))
+    sums[NEVER] = 0.0
+    keys = np.flatnonzero(sums > 0)  # on all others the mean code is not above that of all
+    counts, sums = view.counts[keys], sums[keys]
+    means = sums / counts
+    gains = np.where(means > max(found.mean, 0.0), counts * (means - found.mean) ** 2, 0.0)
+    top = _largest(gains, MAX_KEYS)
+    if not len(top):
+        return None
+    levels = np.maximum(np.rint(LEVELS * means[top] / means[top].max()), 1)
+    r = _correlations(levels, counts[top], sums[top], found)
     n = int(np.argmax(r >= KEPT * r.max())) + 1
-    return Rule(view, keys[:n], levels[:n], float(r[n - 1]))
+    return Rule(view, keys[top[:n]], levels[:n], float(r[n - 1]))
 
 
 def _largest(values: np.ndarray, n: int) -> np.ndarray:
     """Indices of the n largest values above 0, largest first."""
-    n = min(n, len(values))
-    top = np.argpartition(-values, n - 1)[:n]
-    return top[values[top] > 0][np.argsort(-values[top][values[top] > 0], kind="stable")]
+    if len(values) > n:
+        top = np.argpartition(-values, n - 1)[:n]
+    else:
+        top = np.arange(len(values))
+    top = top[values[top] > 0]
+    return top[np.lexsort((top, -values[top]))]
 
 
-def _correlations(
-    levels: np.ndarray, counts: np.ndarray, sums: np.ndarray, n_tokens: int, mean: float, variance: float
-) -> np.ndarray:
-    """Correlation of code and prediction over n_tokens tokens for the first 1, 2, .. keys; [n_keys]."""
-    x, xx, xy = (np.cumsum(part) / n_tokens for part in (counts * levels, counts * levels**2, levels * sums))
+def _correlations(levels: np.ndarray, counts: np.ndarray, sums: np.ndarray, found: Fitting) -> np.ndarray:
+    """Correlation of code and prediction over all fitting tokens for the first 1, 2, .. keys; [n_keys]."""
+    x, xx, xy = (np.cumsum(part) / found.n_tokens for part in (counts * levels, counts * levels**2, levels * sums))
     varies = np.maximum(xx - x**2, 1e-300)
-    return (xy - x * mean) / np.sqrt(varies * variance)
+    return (xy - x * found.mean) / np.sqrt(varies * found.variance)

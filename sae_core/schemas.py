@@ -19,6 +19,7 @@ EFFECT_POSITIONS = 256
 EFFECT_WINDOWS = 64
 DROP_THRESHOLD = 0.1
 SCORE_MIN_FRAGMENTS = 20
+FEATURES_AS_PUBLISHED = 150
 FACTOR_MIN_POSITIVES = 200
 FOUND_AGAIN = 0.9
 TREE_CONTEXTS = 20
@@ -32,16 +33,20 @@ REST_OF_PARENTS = -1
 
 @dataclass(frozen=True)
 class Column:
-    """One column: name, Arrow type, meaning with its unit."""
+    """One column: name, Arrow type, meaning with its unit; bits of the mantissa that are stored, None for all."""
 
     name: str
     type: pa.DataType
     doc: str
+    bits: int | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table: what it holds, its sort key, which tokens it counts, how they were sampled, and its cap."""
+    """One table: what it holds, its sort key, which tokens it counts, how they were sampled, and its cap.
+
+    keys_per_group: values of the first key column that are stored together, so read together. level: of zstd.
+    """
 
     name: str
     doc: str
@@ -50,6 +55,8 @@ class Table:
     columns: tuple[Column, ...]
     version: int = 1
     per_dictionary: bool = True
+    keys_per_group: int = 16
+    level: int = 12
 
     @property
     def arrow(self) -> pa.Schema:
@@ -64,7 +71,7 @@ class Table:
 
 I32, I64, F32, TEXT, FLAG = pa.int32(), pa.int64(), pa.float32(), pa.string(), pa.bool_()
 F64 = pa.float64()
-F16 = pa.float16()  # three digits: for numbers that are only ranked or shown
+F16 = pa.float16()  # at most three digits: for numbers that are only ranked or shown
 FEATURE = Column("feature", I32, "index in the dictionary")
 TOKEN = Column("token", TEXT, "the token made readable (space ␣, newline ↵, tab ⇥, bytes ‹E2›)")
 
@@ -94,6 +101,7 @@ FEATURES = Table(
         Column("position_only", FLAG, "at least 90 % of its activity mass lies on one position of the context"),
         Column("outlier_direction", FLAG, "over half of its direction's squared norm lies on one residual coordinate"),
     ),
+    keys_per_group=64,
 )
 
 TOKEN_HISTOGRAMS = Table(
@@ -121,10 +129,11 @@ TOKEN_FEATURES = Table(
         Column("token_id", I32, "token"),
         FEATURE,
         Column("count", I64, "positions with this token on which the feature is active"),
-        Column("mean_activation", F16, "mean code over those positions"),
-        Column("share_of_token", F16, "count / occurrences of the token"),
-        Column("share_of_feature", F16, "count / n_active of the feature"),
+        Column("mean_activation", F16, "mean code over those positions, to 1 part in 256", 7),
+        Column("share_of_token", F16, "count / occurrences of the token, to 1 part in 256", 7),
+        Column("share_of_feature", F16, "count / n_active of the feature, to 1 part in 256", 7),
     ),
+    keys_per_group=128,
 )
 
 CONTEXTS = Table(
@@ -143,7 +152,7 @@ CONTEXTS = Table(
         Column("activation", F32, "code at the peak"),
         Column("token_id", I32, "token at the peak"),
         Column("active_positions", pa.list_(pa.int16()), "positions of the window with code != 0"),
-        Column("active_values", pa.list_(F16), "the codes there, to three digits (for the colours of tokens)"),
+        Column("active_values", pa.list_(F16), "the codes there, to 1 part in 64 (for the colours of tokens)", 5),
     ),
 )
 
@@ -160,6 +169,7 @@ WINDOWS = Table(
         Column("labels", TEXT, "factors as JSON {factor: [[first, last + 1, value], ...]}; empty if none is known"),
     ),
     per_dictionary=False,
+    level=19,
 )
 
 VOCABULARY = Table(
@@ -248,6 +258,7 @@ NEIGHBOURS_TABLE = Table(
         Column("other", I32, "the other feature"),
         Column("similarity", F32, "cosine, or Jaccard index for cofiring"),
     ),
+    keys_per_group=64,
 )
 
 METRICS = Table(
@@ -285,7 +296,8 @@ SCORES = Table(
     ("feature", "explainer", "scheme", "setting"),
     "fragments (windows of the table tokens) that the explanation was not made from: for `top_and_random` 5 strong "
     "and 5 drawn uniformly among those with activity, for `random_only` the latter 5. A feature active in fewer than "
-    f"{SCORE_MIN_FRAGMENTS} fragments is skipped",
+    f"{SCORE_MIN_FRAGMENTS} fragments is skipped. As published: only the first {FEATURES_AS_PUBLISHED} features, and "
+    "of PCA and ICA the signed code of a direction, under the number of its positive side",
     (
         FEATURE,
         Column("explainer", TEXT, "`rule`, or the name of the language model that wrote the explanation"),
@@ -306,6 +318,19 @@ SCORES = Table(
         Column("upper", F32, "97.5 % point; 0 if skipped"),
         Column("n_fragments", I32, "fragments scored; 0 if skipped"),
         Column("skipped", FLAG, "too few fragments with activity, or no variation in them: leave it out of means"),
+    ),
+    keys_per_group=512,
+)
+
+SIDES = Table(
+    "sides",
+    "Dictionaries of directions with two sides (PCA, ICA): which side of each direction stands for it in comparisons.",
+    ("feature",),
+    "all features; moments over all table tokens",
+    (
+        FEATURE,
+        Column("third_moment", F32, "mean cube of the one-sided code over all tokens"),
+        Column("best", FLAG, "whether this side of its direction has the larger third moment (the heavier tail)"),
     ),
 )
 
@@ -413,16 +438,23 @@ STABILITY = Table(
         Column("found", FLAG, f"cosine above {FOUND_AGAIN}"),
         Column("alive", FLAG, "whether the feature is active on more than 10 table tokens"),
     ),
+    keys_per_group=512,
 )
 
 PATCHING = Table(
     "patching",
     "How near patching the first n features brings a base run to its target run (paper Sec. 4, Figs 3 and 17).",
-    ("dictionary", "method", "order", "n_patched"),
+    ("dictionary", "setting", "method", "order", "n_patched"),
     "pairs of indirect-object prompts that differ in one name, made of the model's single-token words, drawn with a "
-    "seed; features whose codes differ in no pair are left out of every order",
+    "seed; features whose codes differ in no pair are left out of every order, which changes no curve",
     (
         Column("dictionary", TEXT, "dictionary id"),
+        Column(
+            "setting",
+            TEXT,
+            "corrected: every number of features first in the order; as-published: the sets that pruning leaves after "
+            "each of the authors' 50 thresholds, and all and no features",
+        ),
         Column("method", TEXT, "sae; pca: both sides of a component patched together; pca_nonneg: side by side"),
         Column("order", TEXT, "acdc: reverse of the order in which pruning drops them; magnitude: largest edit first"),
         Column("n_patched", I32, "features patched, the first of the order"),
@@ -449,6 +481,7 @@ ACROSS_LAYERS = Table(
         Column("cosine", F32, "of the two decoder directions; 0 for none"),
         Column("best_cosine", F32, "largest cosine with any feature there, matched or not"),
     ),
+    keys_per_group=512,
 )
 
 BASIS_HISTOGRAMS = Table(
@@ -485,6 +518,7 @@ TABLES: dict[str, Table] = {
         NEIGHBOURS_TABLE,
         METRICS,
         SCORES,
+        SIDES,
         DETECTION,
         MOMENTS_SCORES,
         FACTORS,

@@ -19,7 +19,11 @@ SITE_HOOKS = {
 }
 SPACES = ("raw", "centred")
 HEADLINE_L0 = 30
-HEADLINE_RULE = f"the resid_post dictionary of the layer whose held-out L0 is nearest {HEADLINE_L0}"
+HEADLINE_RATIO = 4
+HEADLINE_RULE = (
+    f"the tied resid_post dictionary of the layer whose held-out L0 is nearest {HEADLINE_L0}, "
+    f"of the ratio nearest {HEADLINE_RATIO}"
+)
 L1_KINDS = ("tied", "untied", "frozen")
 """Priced by alpha: tied, untied, and untied with a random decoder that is never trained."""
 K_KINDS = ("batchtopk", "jumprelu")
@@ -154,6 +158,7 @@ class TrainSpec(Spec):
 
     decay: last share of the steps, in which the learning rate falls linearly to 0. aux: weight of the auxiliary loss
     that revives features silent for `dead_tokens` tokens (Gao et al. 2024); only kinds trained to k active features.
+    frozen_bias_correction: Adam as the authors' code ran it, its step counter always 1 (`Ensemble` has the formula).
     """
 
     tokens: int = 4_000_000
@@ -164,6 +169,7 @@ class TrainSpec(Spec):
     decay: float = 0.0
     aux: float = 0.0
     dead_tokens: int = 200_000
+    frozen_bias_correction: bool = False
 
     def lr_at(self, step: int) -> float:
         """Learning rate of step number 1, 2, ...: linear warm-up, constant, linear decay."""

@@ -31,12 +31,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sae_core.errors import DictionaryError, FeatureError, RunError, SaeError, StorageError, TableError
-from sae_core.schemas import TABLES, Table
+from sae_core.rounding import round_column
+from sae_core.schemas import TABLES, Column, Table
 from sae_core.specs import DictionarySpec, RunSpec, Spec
 
 MANIFEST_FORMAT = 1
 MAX_ROW_GROUPS = 1024
-FEATURES_PER_GROUP = 16
 _FOOTER = b"sae_explorer"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -45,7 +45,8 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 class DictionaryEntry(Spec):
     """A dictionary as the manifest lists it.
 
-    `role` is `main` (all tables), `sweep` (metrics and weights) or `baseline` (the same, but kept by `prune`).
+    `role` is `main` (all tables), `sweep` (metrics and weights), `baseline` (the same, to compare with, and kept by
+    `prune`) or `grid` (metrics, scores and factors only: its weights are not in the run).
     """
 
     id: str
@@ -58,7 +59,10 @@ class DictionaryEntry(Spec):
 
 @dataclass(frozen=True)
 class Manifest(Spec):
-    """What a run is. `model` and `corpus` hold facts measured when they were prepared (names, sizes, hashes)."""
+    """What a run is. `model` and `corpus` hold facts measured when they were prepared (names, sizes, hashes).
+
+    `tables`: patterns of the ids of dictionaries that get all tables although the rule of `metrics` leaves them out.
+    """
 
     name: str
     spec: RunSpec = field(metadata={"spec": RunSpec})
@@ -69,6 +73,7 @@ class Manifest(Spec):
     corpus: dict = field(default_factory=dict)
     dictionaries: tuple[DictionaryEntry, ...] = ()
     headline_rule: str = ""
+    tables: tuple[str, ...] = ()
     steps: dict = field(default_factory=dict)
     format: int = MANIFEST_FORMAT
 
@@ -237,7 +242,10 @@ class RunStore:
         dictionary: str | None = None,
         provenance: Provenance | None = None,
     ) -> None:
-        """Stream blocks that are already sorted by the key (each feature whole inside one block) into a table."""
+        """Stream blocks that are already sorted by the key (each feature whole inside one block) into a table.
+
+        Columns whose schema names `bits` are rounded to them.
+        """
         schema = TABLES[table]
         footer = json.dumps(
             {
@@ -247,16 +255,17 @@ class RunStore:
             }
         )
         arrow_schema = schema.arrow.with_metadata({_FOOTER: footer.encode()})
-        group = self._features_per_group(dictionary)
+        group = self._keys_per_group(schema, dictionary)
         with atomic(self.table_path(table, dictionary)) as temporary:
             with pq.ParquetWriter(temporary, arrow_schema, **_encodings(schema)) as writer:
                 for block in blocks:
                     for part in _row_groups(block, schema, group):
-                        writer.write_table(part.cast(arrow_schema), row_group_size=max(1, len(part)))
+                        whole = _rounded(part.cast(arrow_schema), schema)
+                        writer.write_table(whole, row_group_size=max(1, len(part)))
 
-    def _features_per_group(self, dictionary: str | None) -> int:
+    def _keys_per_group(self, schema: Table, dictionary: str | None) -> int:
         n = self.dictionary(dictionary).n_features if dictionary else 0
-        return max(FEATURES_PER_GROUP, -(-n // MAX_ROW_GROUPS))
+        return max(schema.keys_per_group, -(-n // MAX_ROW_GROUPS))
 
     # ---- reading tables
 
@@ -397,18 +406,31 @@ def to_arrow(frame: pd.DataFrame, table: Table) -> pa.Table:
 
 
 def _encodings(table: Table) -> dict[str, Any]:
-    """Floats split by byte (a fifth smaller under zstd, measured), everything else by dictionary."""
-    floats = [c.name for c in table.columns if pa.types.is_floating(c.type)]
-    others = [name for name in table.column_names if name not in floats]
+    """Numbers split by byte (a fifth smaller under zstd, measured), text by dictionary."""
+    types = {_leaf(c): c.type.value_type if pa.types.is_list(c.type) else c.type for c in table.columns}
     return {
         "compression": "zstd",
-        "compression_level": 9,
-        "use_dictionary": others,
-        "use_byte_stream_split": floats,
+        "compression_level": table.level,
+        "use_dictionary": [leaf for leaf, type in types.items() if pa.types.is_string(type)],
+        "use_byte_stream_split": [
+            leaf for leaf, type in types.items() if pa.types.is_integer(type) or pa.types.is_floating(type)
+        ],
     }
 
 
-def _row_groups(block: pa.Table, table: Table, features: int) -> Iterator[pa.Table]:
+def _leaf(column: Column) -> str:
+    """Parquet's name of what a column holds; that of a list is not the column's own."""
+    return f"{column.name}.list.element" if pa.types.is_list(column.type) else column.name
+
+
+def _rounded(part: pa.Table, table: Table) -> pa.Table:
+    for i, column in enumerate(table.columns):
+        if column.bits is not None:
+            part = part.set_column(i, part.schema.field(i), round_column(part.column(i), column.bits))
+    return part
+
+
+def _row_groups(block: pa.Table, table: Table, keys: int) -> Iterator[pa.Table]:
     if len(block) == 0:
         return
     first = block.column(table.key[0])
@@ -416,7 +438,7 @@ def _row_groups(block: pa.Table, table: Table, features: int) -> Iterator[pa.Tab
         yield block
         return
     # One-row-per-key tables are read whole or by page: larger groups, fewer of them.
-    size = features if len(table.key) > 1 else max(features, 4096)
+    size = keys if len(table.key) > 1 else max(keys, 4096)
     group = first.to_numpy() // size
     starts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
     for start, stop in zip(starts, np.r_[starts[1:], len(block)], strict=True):

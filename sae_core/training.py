@@ -24,6 +24,7 @@ from sae_core.specs import Site
 from sae_core.store import atomic
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
+START_ANEW = "Delete it to train from the start"
 Report = Callable[[int, list[LossParts]], None]
 
 
@@ -45,9 +46,12 @@ def train(
     """Train all ensembles for `steps` steps, from `checkpoint` where there is one; the seconds it took in all.
 
     `report(step, parts)` is called after every step with each ensemble's losses (on the device: reading them waits).
-    A checkpoint is left every `seconds_between` seconds and at the end. Raises DictionaryError if weights diverge.
+    A checkpoint is left every `seconds_between` seconds and at the end. Raises DictionaryError if weights diverge, or
+    if the checkpoint is already further on.
     """
     done, before = load_checkpoint(checkpoint, ensembles)
+    if done > steps:
+        raise DictionaryError(f"a checkpoint of at most {steps} steps", f"{done} in {checkpoint}", START_ANEW)
     started = saved = time.monotonic()
     for step, batch in enumerate(stream.batches(done, steps), done + 1):
         report(step, [ensemble.step(batch[ensemble.site]) for ensemble in ensembles])
@@ -84,8 +88,7 @@ def load_checkpoint(path: Path, ensembles: Sequence[Ensemble]) -> tuple[int, flo
             facts = file.metadata()
             state = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        fix = "Delete it to train from the start"
-        raise DictionaryError(f"a whole checkpoint in {path}", str(error), fix) from None
+        raise DictionaryError(f"a whole checkpoint in {path}", str(error), START_ANEW) from None
     for i, ensemble in enumerate(ensembles):
         own = {name.removeprefix(f"{i}."): t for name, t in state.items() if name.startswith(f"{i}.")}
         ensemble.load_state(own, int(facts["step"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import links, state
+from app import links, names, state
 from app.components import cards, layout, plots
 from app.components.browse_search import filters, search
 from app.components.numbers import count
@@ -63,16 +63,24 @@ def summary(page: browse.Page, entry: DictionaryEntry, what: str) -> str:
 
 def table(run: RunStore, entry: DictionaryEntry, page: browse.Page, found: pd.DataFrame | None) -> None:
     """One page of rows; a click opens the feature."""
-    labels = Annotations(run).labels(entry.id)
-    frame = page.frame.assign(
-        name=[labels.get(f, "") for f in page.frame["feature"]], density=100 * page.frame["density"].astype(float)
-    )
+    named = names.label_texts(run, entry.id, page.frame["feature"])
+    frame = page.frame.assign(name=page.frame["feature"].map(named), density=100 * page.frame["density"].astype(float))
     columns = feature_columns(state.colours())
     extra = {n: c for n, c in search_columns().items() if found is not None and n in found.columns}
     if extra:
         frame = frame.merge(found[["feature", *extra]].drop_duplicates("feature"), on="feature", how="left")
-    own = ["name"] if labels else []
-    order = ["feature", *extra, *own, "sparkline", "top_tokens", "density", "max_activation", "mean_active", "entropy"]
+    label = ["name"] if any(named.values()) else []
+    order = [
+        "feature",
+        *extra,
+        *label,
+        "sparkline",
+        "top_tokens",
+        "density",
+        "max_activation",
+        "mean_active",
+        "entropy",
+    ]
     key = f"features-{entry.id}"
     st.dataframe(
         frame, column_order=order, column_config=columns | extra, hide_index=True, key=key, row_height=34,
@@ -102,14 +110,14 @@ def search_columns() -> dict:
 def leaf(run: RunStore, entry: DictionaryEntry, page: browse.Page, found: pd.DataFrame | None) -> None:
     """The same rows as histogram cards."""
     del found  # cards show what a feature is, not why it was found
-    labels = Annotations(run).labels(entry.id)
     features = page.frame["feature"].tolist()
+    named = names.label_texts(run, entry.id, features)
     histograms = dict(list(run.read("token_histograms", entry.id, key=features).groupby("feature")))
     empty = pd.DataFrame({"bin": [], "token_id": [], "count": []})
     colours = state.colours()
     drawn = [
         cards.feature_card(
-            row, histograms.get(row["feature"], empty), f"{row['feature']} {labels.get(row['feature'], '')}",
+            row, histograms.get(row["feature"], empty), f"{row['feature']} {named[row['feature']]}",
             links.url("feature", dictionary=entry.id, feature=row["feature"]), colours,
         )
         for _, row in page.frame.iterrows()

@@ -9,6 +9,7 @@ import streamlit as st
 from app import feature_parts, links, names, state
 from app.components import cards, layout, plots
 from app.components.errors import show_errors
+from app.components.feature_explanations import explanations
 from app.components.feature_firing import firing
 from app.components.feature_related import causes, nearby
 from app.components.numbers import count, digits, percent
@@ -16,7 +17,7 @@ from app.components.tokens import chips, token_strip
 from app.figures.effects import logit_effects
 from app.figures.histograms import drop_histogram
 from app.glossary import TERMS, explain
-from sae_core import browse
+from sae_core import browse, labels
 from sae_core.annotations import Annotations
 from sae_core.schemas import DENSE_ABOVE
 from sae_core.store import DictionaryEntry, RunStore
@@ -36,7 +37,7 @@ def main() -> None:
     row = browse.feature_index(run, entry.id).rows([feature]).iloc[0]
     header(run, entry, feature, row)
     numbers(run, row)
-    for part in (firing, prediction, causes, nearby, try_it, downloads):
+    for part in (firing, explanations, prediction, causes, nearby, try_it, downloads):
         with show_errors(stop=False):
             part(run, entry, feature, row)
 
@@ -81,7 +82,8 @@ def header(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) 
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         star = "★ " if written.star else ""
         title = f"{star}{names.place(run, entry.id)} feature {feature}"
-        st.html(feature_parts.heading(title, written.label), width="content")
+        label = labels.labels(run, entry.id, [feature]).get(feature)
+        st.html(feature_parts.heading(title, label), width="content")
         with st.popover("Label", icon=":material/edit:"):
             label_form(run, entry, feature)
     st.html(chips(list(row["top_tokens"])) + cards.badges([text for flag, text in FLAGS.items() if row[flag]]))

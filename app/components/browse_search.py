@@ -11,7 +11,7 @@ import streamlit as st
 from app import links, state
 from app.components import layout
 from app.glossary import explain, explain_flag
-from sae_core import browse
+from sae_core import browse, labels
 from sae_core.annotations import Annotations
 from sae_core.store import DictionaryEntry, RunStore
 
@@ -20,7 +20,7 @@ SEARCHES = {
     "reads": "Active on a token",
     "lowers": "Removal lowers a token",
     "raises": "Removal raises a token",
-    "label": "My labels",
+    "label": "Labels and explanations",
 }
 SORTS = {
     "relevance": "Search result", "feature": "Index", "density": "Density", "max_activation": "Maximum",
@@ -43,7 +43,7 @@ def search(run: RunStore, entry: DictionaryEntry) -> tuple[pd.DataFrame | None, 
     if kind == "none":
         return None, ""
     with text_box:
-        hint = "a part of your label" if kind == "label" else "one token, such as  the"
+        hint = "a part of a label or explanation" if kind == "label" else "one token, such as  the"
         text = st.text_input("Text", placeholder=hint, **links.bound("text", "", drops=("token", "page")))
     if kind == "label":
         return labelled(run, entry, text or ""), "with such a label"
@@ -69,12 +69,14 @@ def choose_token(run: RunStore, text: str) -> int:
 
 
 def labelled(run: RunStore, entry: DictionaryEntry, text: str) -> pd.DataFrame:
-    """Features whose label or note contains the text, starred ones first."""
+    """Features whose label or note contains the text, starred ones first, then those explained so, best ones first."""
     frame = Annotations(run).frame(entry.id)
     hit = frame["label"].str.contains(text, case=False, regex=False) | frame["note"].str.contains(
         text, case=False, regex=False
     )
-    return frame[hit].sort_values("star", ascending=False, kind="stable")
+    own = frame[hit].sort_values("star", ascending=False, kind="stable")
+    explained = labels.search(run, entry.id, text)
+    return pd.DataFrame({"feature": pd.unique(np.r_[own["feature"].to_numpy(), explained])})
 
 
 def filters(found: pd.DataFrame | None) -> browse.Query:

@@ -34,11 +34,15 @@ def _context(
     ids = np.asarray(window["token_ids"])
     values = np.zeros(len(ids))
     values[np.asarray(row.active_positions, dtype=int)] = row.active_values
+    if row.activation:
+        values[row.position] = row.activation
     start = 0 if around is None else max(0, row.position - around)
     stop = len(ids) if around is None else row.position + around + 1
     tokens = [words.get(int(i), f"token {i}") for i in ids]
     factors = _factors(window["labels"], len(ids))
-    titles = [_title(tokens[p], int(ids[p]), p, values[p], factors[p]) for p in range(len(ids))]
+    # The peak is stored exactly, the rest for its colour.
+    numbers = [digits(value, 3 if p == row.position else 2) for p, value in enumerate(values)]
+    titles = [_title(tokens[p], int(ids[p]), p, numbers[p], factors[p]) for p in range(len(ids))]
     peak = row.position - start if row.activation else None
     strip = token_strip(
         tokens[start:stop], values[start:stop].tolist(), colours, scale=scale, peak=peak, titles=titles[start:stop]
@@ -51,8 +55,8 @@ def _context(
     return f"<div class='sae-context'>{side}{strip}</div>"
 
 
-def _title(token: str, id: int, position: int, value: float, factors: list[str]) -> str:
-    return "\n".join([token, f"id {id}, position {position}", f"activation {digits(value)}", *factors])
+def _title(token: str, id: int, position: int, value: str, factors: list[str]) -> str:
+    return "\n".join([token, f"id {id}, position {position}", f"activation {value}", *factors])
 
 
 def _factors(labels: str, n: int) -> list[list[str]]:

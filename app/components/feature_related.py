@@ -92,8 +92,8 @@ def neighbour_table(run: RunStore, frame: pd.DataFrame, relation: str, key: str)
     number = "Jaccard" if relation == "cofiring" else "Cosine"
     config = st.column_config
     columns = {
-        "name": config.TextColumn(RELATIONS[relation].capitalize()),
         "similarity": config.NumberColumn(number, format="%.2f", width=70),
+        "name": config.TextColumn(RELATIONS[relation].capitalize()),
     }
     st.dataframe(shown, column_order=list(columns), column_config=columns, hide_index=True, key=key,
                  height=250, on_select="rerun", selection_mode="single-row")  # fmt: skip

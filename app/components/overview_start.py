@@ -8,8 +8,9 @@ import json
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app import links, state
+from app import links, names, state
 from app.components import cards, layout, plots
+from app.glossary import plain
 from sae_core import browse
 from sae_core.errors import RunError, TableError
 from sae_core.store import DictionaryEntry, RunStore
@@ -35,7 +36,8 @@ def start_here(run: RunStore) -> None:
         st.markdown("**Look at one feature**")
         plots.note("When it fires, what it does to the prediction, which features cause it. A different one every day:")
         feature = feature_of_the_day(run, entry)
-        links.link(f"Feature {feature}", "feature", icon=":material/insights:", dictionary=entry.id, feature=feature)
+        name = plain(names.feature_names(run, entry.id, [feature])[feature])
+        links.link(f"Feature {name}", "feature", icon=":material/insights:", dictionary=entry.id, feature=feature)
     with ablate_card.container(border=True, height="stretch"):
         st.markdown("**Remove a feature yourself**")
         plots.note("Type a sentence, switch features off, and see which next tokens become more or less likely.")

@@ -32,12 +32,12 @@ PREDICTION_COLUMNS = {
 FEATURE_COLUMNS = {
     "rank": st.column_config.NumberColumn("", width=40, help="place in the order"),
     "patched": st.column_config.CheckboxColumn("patched", width=70),
-    "name": st.column_config.TextColumn("feature", width="medium"),
+    "name": st.column_config.TextColumn("feature", width=250),
     "at": st.column_config.TextColumn("most at", help="position and token of the target", width=120),
-    "base": st.column_config.NumberColumn("base", format="%.3f", help="activation there in the base run"),
-    "target": st.column_config.NumberColumn("target", format="%.3f", help="activation there in the target run"),
-    "n_positions": st.column_config.NumberColumn("positions", help="positions on which the two runs differ"),
-    "magnitude": st.column_config.NumberColumn("size", format="%.3g", help="mean norm of its edit over all positions"),
+    "base": st.column_config.NumberColumn("base", format="%.3f", width=75, help="activation there in the base"),
+    "target": st.column_config.NumberColumn("target", format="%.3f", width=75, help="activation there in the target"),
+    "n_positions": st.column_config.NumberColumn("positions", width=75, help="positions on which the two runs differ"),
+    "magnitude": st.column_config.NumberColumn("size", format="%.3g", width=75, help="mean norm of its edit"),
     "change_alone": st.column_config.NumberColumn(
         "Δ KL alone", format="%+.4f",
         help="nats: KL(patched ‖ target) at the last token with this feature patched by itself, minus that without any "

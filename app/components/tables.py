@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from app.glossary import explain
+from app.names import LABEL_HELP
 from app.palette import Palette
 
 
@@ -15,7 +16,7 @@ def feature_columns(colours: Palette) -> dict[str, Any]:
     config = st.column_config
     return {
         "feature": config.NumberColumn("Feature", format="%d", help=explain("features", "feature"), width="small"),
-        "name": config.TextColumn("Label", help="your own label"),
+        "name": config.TextColumn("Label", help=LABEL_HELP, width=220),
         "sparkline": config.BarChartColumn(
             "Activations", y_min=0, color=colours.activation, width="small", help=explain("features", "sparkline")
         ),

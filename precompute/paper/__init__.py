@@ -16,6 +16,7 @@ PAPER_STEPS: dict[str, Step] = {
         Step("moments", "features, scores", "moments against scores (Table 2)", "paper."),
         Step("factors", "a labelled corpus", "the best feature for each known factor", "paper."),
         Step("ioi", "dictionaries", "patching of indirect objects (Sec. 4, Figs 3, 17)", "paper."),
+        Step("published", "baselines", "dictionaries of one layer as published, scored and patched so", "paper."),
         Step("across_layers", "headline dictionaries", "features matched across layers", "paper."),
         Step("basis", "landmarks", "features against the residual basis (Fig. 11)", "paper."),
         Step("stability", "headline dictionaries", "features found again with another seed", "paper."),

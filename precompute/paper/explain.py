@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from precompute.harvest import HarvestArgs, code_indexes, release_codes
+from precompute.harvest import HarvestArgs, code_indexes, drop_codes
 from precompute.paper.interviews import Interviews
 from precompute.paper.llm_rows import Source, report
 from precompute.paper.score_rows import TABLE, merge_scores, scores_state
@@ -40,7 +40,7 @@ class Args(HarvestArgs):
     dictionaries: tuple[str, ...] = ()
     """ids of dictionaries; none: all main ones"""
     features: int = 150
-    """features of each dictionary: drawn among live ones (corrected) or the first (as-published)"""
+    """features of each dictionary: drawn among live ones (corrected) or the first, at most 150 (as-published)"""
     setting: Literal["corrected", "as-published"] = CORRECTED
     """as-published: other fragments for every dictionary, drawn ones may repeat strong ones, explainer temperature 1"""
     simulator: Literal["logprobs", "echo", "json"] = "logprobs"
@@ -92,7 +92,7 @@ def run(store: RunStore, args: Args) -> None:
     for entry, work in zip(entries, works, strict=True) if service else ():
         _write(store, entry, args, models, work, service)
         print(f"answers so far for {entry.id}\n{describe(work.used(), prices)}", flush=True)
-    release_codes(store)
+    drop_codes(store, entries)
 
 
 def _interviews(

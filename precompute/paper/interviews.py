@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from itertools import islice
 
 import numpy as np
 
 from precompute.common import bar
 from precompute.harvest import table_text
 from precompute.paper.pool import dictionary_pool
+from precompute.paper.sides import TABLE as SIDES
+from precompute.paper.sides import make_sides, published
 from sae_core.autointerp.answers import Answers, Service
 from sae_core.autointerp.client import Request
 from sae_core.autointerp.cost import Use
 from sae_core.autointerp.fragments import AS_PUBLISHED, active_fragments, judged, select
 from sae_core.autointerp.interview import Interviewer, Outcome, Plan
-from sae_core.code_index import CodeIndex
+from sae_core.code_index import CodeIndex, FeatureCodes, above_zero
 from sae_core.errors import AnswerError, ServiceError
 from sae_core.schemas import SCORE_MIN_FRAGMENTS
+from sae_core.signed import SIGNED_KINDS
 from sae_core.store import DictionaryEntry, RunStore
 
 FAILURES_IN_A_ROW = 3
@@ -85,13 +89,13 @@ def _failure(future: Future) -> AnswerError | None:
     return error
 
 
-def choose_features(counts: np.ndarray, n: int, seed: int, setting: str) -> np.ndarray:
-    """At most n features, ascending: the first n as published, else n drawn among those with an active token.
+def choose_features(counts: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """At most n features, ascending, drawn among those with an active token.
 
     counts: active tokens of each feature. Without any live feature, the first n: their rows then say so.
     """
     live = np.flatnonzero(counts)
-    if setting == AS_PUBLISHED or not len(live):
+    if not len(live):
         return np.arange(min(n, len(counts)))
     # The first of one order, so that more features include the fewer ones, whose answers are kept.
     return np.sort(np.random.default_rng(seed).permutation(live)[:n])
@@ -104,13 +108,25 @@ def _plans(
     text, seed = table_text(store), store.manifest.spec.seed
     pool = dictionary_pool(store, entry, text, setting)
     plans, skipped = [], {}
-    for feature in choose_features(index.counts(), n_features, seed, setting).tolist():
-        found = next(index.features(feature, feature + 1))
+    for found in _chosen(store, entry, index, n_features, setting):
         selection = select(found, pool, text, seed, setting)
         if selection is None:
             n = len(active_fragments(found, pool, text.window))
-            skipped[feature] = f"skipped: active in {n} fragments, {SCORE_MIN_FRAGMENTS} are needed"
+            skipped[found.feature] = f"skipped: active in {n} fragments, {SCORE_MIN_FRAGMENTS} are needed"
         else:
-            parts = judged(found, pool, text, seed, selection.explained.windows)
-            plans.append(Plan(feature, selection, *parts))
+            parts = judged(above_zero(found), pool, text, seed, selection.explained.windows)
+            plans.append(Plan(found.feature, selection, *parts))
     return plans, skipped
+
+
+def _chosen(store: RunStore, entry: DictionaryEntry, index: CodeIndex, n: int, setting: str) -> Iterator[FeatureCodes]:
+    """The features to ask about; of PCA and ICA signed ones as published, else only the better side of a direction."""
+    if setting == AS_PUBLISHED:
+        yield from islice(published(entry, index), n)
+        return
+    counts = index.counts()
+    if entry.spec.kind in SIGNED_KINDS:
+        make_sides(store, entry, index)
+        counts = counts * store.read(SIDES, entry.id)["best"].to_numpy()
+    for feature in choose_features(counts, n, store.manifest.spec.seed).tolist():
+        yield next(index.features(feature, feature + 1))

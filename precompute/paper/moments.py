@@ -26,7 +26,7 @@ class Args:
 
 
 def run(store: RunStore, args: Args) -> None:
-    """Write `moments_scores` from every main dictionary that has scores; says which have none."""
+    """Write `moments_scores` from every dictionary that has moments and scores; says which main ones have none."""
     if state(store) == "ready":
         return
     frames = {entry.id: features_with_scores(store, entry) for entry in _scored(store)}
@@ -71,8 +71,9 @@ def _correlation(group: pd.DataFrame, moment: str, seed: int) -> dict:
 
 
 def _scored(store: RunStore) -> list[DictionaryEntry]:
+    """All with both tables: the main ones, and those trained as published (step `published`)."""
     tables = ("scores", "features")
-    return [e for e in store.main_dictionaries if all(store.table_state(table, e.id) == "ready" for table in tables)]
+    return [e for e in store.dictionaries if all(store.table_state(table, e.id) == "ready" for table in tables)]
 
 
 def _provenance(store: RunStore) -> Provenance:

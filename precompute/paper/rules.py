@@ -6,29 +6,30 @@ of the explainer `rule`) come from the other half.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
 from precompute.common import bar
-from precompute.harvest import SCRATCH, HarvestArgs, code_indexes, release_codes, table_text
+from precompute.harvest import HarvestArgs, code_indexes, drop_codes, table_text
 from precompute.paper.pool import dictionary_pool
 from precompute.paper.score_rows import merge_scores, scores_state
+from precompute.paper.sides import make_sides, published, sides_state
 from precompute.paper.states import summary, with_weights
 from precompute.tables import token_names
-from sae_core.autointerp.fragments import CORRECTED
+from sae_core.autointerp.fragments import AS_PUBLISHED, CORRECTED
 from sae_core.autointerp.score import SCHEMES, Score
-from sae_core.code_index import FeatureCodes
+from sae_core.code_index import CodeIndex, FeatureCodes
 from sae_core.rule_scores import CONSTANT, Halves, ScoredRule
 from sae_core.rules import fitting_contexts, views
 from sae_core.store import DictionaryEntry, Provenance, RunStore
 
 STEP = "rules"
 EXPLAINER = "rule"
-DICTIONARIES_AT_ONCE = 4
+CODES_ON_DISK = 16e9
+ENTRY_BYTES = 6
 
 
 @dataclass(frozen=True)
@@ -38,35 +39,54 @@ class Args(HarvestArgs):
     dictionaries: tuple[str, ...] = ()
     """ids of dictionaries; none: all whose weights are in the run"""
     setting: Literal["corrected", "as-published"] = CORRECTED
-    """corrected (the same pool of fragments for all dictionaries) or as-published (the authors' way to draw it)"""
+    """corrected (the same pool of fragments for all dictionaries) or as-published (the authors' way to draw it; the
+    first 150 features, of PCA and ICA signed, of other directions positive sides)"""
 
 
 def run(store: RunStore, args: Args) -> None:
-    """Write the rows of the explainer `rule` for every dictionary that lacks them, a few dictionaries at once."""
+    """Write the rows of the explainer `rule` for every dictionary that lacks them.
+
+    As many dictionaries share a pass of the model as have codes of at most CODES_ON_DISK bytes together.
+    """
     chosen = [store.dictionary(id) for id in args.dictionaries] or with_weights(store)
     waiting = [entry for entry in chosen if _state(store, entry, args.setting) != "ready"]
-    if not waiting:
-        return
-    text, names = table_text(store), list(token_names(store)[:-1])
-    fitting = fitting_contexts(len(text.token_ids) // text.context)
-    all_views = views(text, names, fitting)
-    for start in range(0, len(waiting), DICTIONARIES_AT_ONCE):
-        group = waiting[start : start + DICTIONARIES_AT_ONCE]
+    scorer = Scorer(store, args) if waiting else None
+    for group in _groups(store, waiting):
         indexes = code_indexes(store, group, args.device, args.batch)
         for entry in group:
-            pool = dictionary_pool(store, entry, text, args.setting)
-            halves = Halves(text, all_views, fitting, pool, store.manifest.spec.seed, args.setting)
-            features = bar(indexes[entry.id].features(), f"rules of {entry.id}", entry.n_features)
-            rows = score_rows(halves, features)
-            merge_scores(store, entry, rows, _provenance(store, entry))
-            if rows["skipped"].all():
-                print(f"{entry.id}: no feature is active often enough for a rule; all {entry.n_features} are skipped")
-        _release(store, group)
+            scorer.write(entry, indexes[entry.id])
+            make_sides(store, entry, indexes[entry.id])
+            drop_codes(store, [entry])
 
 
 def state(store: RunStore) -> str:
     """State of the rules as `corrected`."""
     return summary({_state(store, entry, CORRECTED) for entry in with_weights(store)})
+
+
+class Scorer:
+    """What the rules of all dictionaries share: the text, read in every way."""
+
+    def __init__(self, store: RunStore, args: Args) -> None:
+        self.store, self.setting = store, args.setting
+        self.text = table_text(store)
+        self.fitting = fitting_contexts(len(self.text.token_ids) // self.text.context)
+        self.views = views(self.text, list(token_names(store)[:-1]), self.fitting)
+
+    def write(self, entry: DictionaryEntry, index: CodeIndex) -> None:
+        """Write the rows of one dictionary, unless they are there."""
+        if rows_state(self.store, entry, self.setting) == "ready":
+            return
+        features = published(entry, index) if self.setting == AS_PUBLISHED else index.features()
+        rows = score_rows(self.halves(entry), bar(features, f"rules of {entry.id}", unit="feature"))
+        merge_scores(self.store, entry, rows, _provenance(self.store, entry))
+        if rows["skipped"].all():
+            print(f"{entry.id}: no feature is active often enough for a rule; all {len(rows) // 2} are skipped")
+
+    def halves(self, entry: DictionaryEntry) -> Halves:
+        """The text to fit and to score on, with the fragments of this dictionary."""
+        pool = dictionary_pool(self.store, entry, self.text, self.setting)
+        return Halves(self.text, self.views, self.fitting, pool, self.store.manifest.spec.seed, self.setting)
 
 
 def score_rows(halves: Halves, features: Iterable[FeatureCodes]) -> pd.DataFrame:
@@ -91,12 +111,26 @@ def _rows(feature: int, scored: ScoredRule, halves: Halves) -> Iterator[dict]:
         }
 
 
-def _release(store: RunStore, group: list[DictionaryEntry]) -> None:
-    """Remove the codes of dictionaries no other table is made of, so that the disk does not fill as groups go by."""
-    release_codes(store)
-    for entry in group:
-        if entry.role != "main":
-            shutil.rmtree(store.folder / "scratch" / SCRATCH / entry.id, ignore_errors=True)
+def _groups(store: RunStore, entries: Sequence[DictionaryEntry]) -> Iterator[list[DictionaryEntry]]:
+    """The dictionaries layer by layer, so that a pass of the model ends early, in groups that fit on the disk."""
+    group: list[DictionaryEntry] = []
+    taken = 0.0
+    for entry in sorted(entries, key=lambda entry: entry.spec.site.layer):
+        size = _active(store, entry) * store.manifest.spec.table_tokens * ENTRY_BYTES
+        if group and taken + size > CODES_ON_DISK:
+            yield group
+            group, taken = [], 0.0
+        group.append(entry)
+        taken += size
+    if group:
+        yield group
+
+
+def _active(store: RunStore, entry: DictionaryEntry) -> float:
+    """Active features a token, as measured; half of them where there are no metrics yet."""
+    if store.table_state("metrics", entry.id) != "ready":
+        return entry.n_features / 2
+    return float(store.read("metrics", entry.id, columns=["l0"])["l0"].iloc[0])
 
 
 def _provenance(store: RunStore, entry: DictionaryEntry) -> Provenance:
@@ -105,4 +139,9 @@ def _provenance(store: RunStore, entry: DictionaryEntry) -> Provenance:
 
 
 def _state(store: RunStore, entry: DictionaryEntry, setting: str) -> str:
+    return summary({rows_state(store, entry, setting), sides_state(store, entry)})
+
+
+def rows_state(store: RunStore, entry: DictionaryEntry, setting: str) -> str:
+    """State of the rows of one dictionary and setting."""
     return scores_state(store, entry, EXPLAINER, setting, _provenance(store, entry))

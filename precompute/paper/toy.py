@@ -3,6 +3,9 @@
 The form is theirs (untied, an encoder bias, unit decoder rows, Adam at 1e-3, batches of 256), and so is the grid of
 coefficients; this project's start is Xavier-uniform where theirs is orthogonal. Their coefficient is divided by the
 size of the dictionary: alpha = coefficient / size.
+
+Full size means their data, 512 directions in 256 coordinates. Smaller by default are the largest dictionary (1,024
+features, theirs 8,192) and the training (about 1 million samples, theirs 2 to 13 million); both are options.
 """
 
 from __future__ import annotations
@@ -31,9 +34,12 @@ MEASURED_BATCHES = 80
 
 @dataclass(frozen=True)
 class Args:
-    """Train dictionaries on toy data with known directions; the defaults are the data at full size."""
+    """Train dictionaries on toy data with known directions.
 
-    sizes: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    The data are at full size by default (256 coordinates, 512 directions); the authors train on more samples.
+    """
+
+    sizes: tuple[int, ...] = (64, 128, 256, 512, 1024)
     """features of the dictionaries; the authors go up to 8192"""
     coefficients: tuple[float, ...] = tuple(float(f"{10 ** (k / 2):.3g}") for k in range(-4, 5))
     """prices as the authors give them: alpha x size"""
@@ -47,7 +53,7 @@ class Args:
     """each direction is this much rarer than the one before"""
     correlated: bool = False
     """directions that are active together more often than by chance"""
-    samples: int = 2_560_000
+    samples: int = 1_024_000
     """samples each dictionary is trained on; the authors use 2 to 13 million"""
     batch_size: int = 256
     """samples a step"""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sae_core.code_index import FeatureCodes
-from sae_core.contexts import TokenText, active_spans, window_peaks
+from sae_core.contexts import TokenText, active_spans
 from sae_core.sampling import draw, feature_rng
 from sae_core.schemas import SCORE_MIN_FRAGMENTS
 
@@ -63,9 +63,13 @@ def fragment_pool(documents: np.ndarray, seed: int, dictionary: str = "") -> np.
 
 def active_fragments(found: FeatureCodes, pool: np.ndarray, window: int) -> np.ndarray:
     """The windows of the pool with activity, by falling largest code (equal ones by window); [n]."""
-    peaks = window_peaks(found, window)
-    peaks = peaks[np.isin(found.positions[peaks] // window, pool, assume_unique=True)]
-    return found.positions[peaks[np.argsort(-found.codes[peaks], kind="stable")]] // window
+    windows = found.positions // window
+    starts = np.flatnonzero(np.diff(windows, prepend=-1))
+    if not len(starts):
+        return starts
+    largest, windows = np.maximum.reduceat(found.codes, starts), windows[starts]
+    inside = np.isin(windows, pool, assume_unique=True)
+    return windows[inside][np.argsort(-largest[inside], kind="stable")]
 
 
 def fragments_at(found: FeatureCodes, windows: np.ndarray, text: TokenText) -> Fragments:
@@ -87,8 +91,8 @@ def select(found: FeatureCodes, pool: np.ndarray, text: TokenText, seed: int, se
     ranked = active_fragments(found, pool, text.window)
     if len(ranked) < SCORE_MIN_FRAGMENTS:
         return None
-    explained, top = ranked[:TOP][TOP_EXPLAINED], ranked[:TOP][TOP_SCORED]
-    left = ranked if setting == AS_PUBLISHED else np.setdiff1d(ranked, np.r_[explained, top])
+    explained, top = ranked[TOP_EXPLAINED], ranked[TOP_SCORED]
+    left = ranked if setting == AS_PUBLISHED else np.sort(np.r_[ranked[1:TOP:2], ranked[TOP:]])
     drawn = left[draw(len(left), RANDOM_SCORED, feature_rng(seed, found.feature))]
     return Selection(*(fragments_at(found, windows, text) for windows in (explained, top, drawn)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -32,12 +33,10 @@ def score(true: Sequence[np.ndarray], predicted: Sequence[np.ndarray], seed: int
     """
     if np.ptp(np.concatenate(true)) == 0:
         return None
-    sums = [_sums(x, y) for x, y in _centred(true, predicted)]
-    rng = np.random.default_rng(seed)
-    drawn = sum(_resampled(each, rng) for each in sums)
+    sums = np.concatenate([_sums(x, y) for x, y in _centred(true, predicted)])
+    drawn = _times_drawn(tuple(map(len, true)), seed) @ sums
     lower, upper = np.quantile(_correlation(drawn), (0.025, 0.975))
-    whole = float(_correlation(sum(each.sum(0) for each in sums)))
-    return Score(whole, float(lower), float(upper), sum(len(each) for each in sums))
+    return Score(float(_correlation(sums.sum(0))), float(lower), float(upper), len(sums))
 
 
 def scores_by_scheme(
@@ -70,9 +69,17 @@ def _sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.stack([ones, x, y, x * x, y * y, x * y], axis=-1).sum(1)
 
 
-def _resampled(sums: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Total sums of as many fragments drawn with replacement; [draws, 6]."""
-    return sums[rng.integers(len(sums), size=(RESAMPLES, len(sums)))].sum(1)
+@lru_cache(maxsize=4)
+def _times_drawn(sizes: tuple[int, ...], seed: int) -> np.ndarray:
+    """How often each fragment is drawn, as many of each sort as there are: [draws, fragments]. The same for all."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([_multiplicities(rng.integers(n, size=(RESAMPLES, n)), n) for n in sizes], axis=1)
+
+
+def _multiplicities(drawn: np.ndarray, n: int) -> np.ndarray:
+    """How often each of 0 .. n-1 occurs in each row of drawn; [rows, n]."""
+    rows = np.arange(len(drawn))[:, None] * n
+    return np.bincount((drawn + rows).ravel(), minlength=len(drawn) * n).reshape(len(drawn), n).astype(np.float64)
 
 
 def _correlation(totals: np.ndarray) -> np.ndarray:

@@ -126,6 +126,15 @@ def keep_largest(codes: Tensor, k: int) -> Tensor:
     return torch.zeros_like(codes).scatter(-1, indices, values)
 
 
+def signed_codes(codes: Tensor) -> Tensor:
+    """Codes of side + minus codes of side -, [..., 2n] -> [..., n]: the signed projection of the paper's figures.
+
+    For the two-sided dictionaries of `sae_core.baselines`: all positive sides come first, then all negative ones.
+    """
+    positive, negative = codes.chunk(2, dim=-1)
+    return positive - negative
+
+
 def weights_hash(weights: Mapping[str, Tensor]) -> str:
     """sha256 over name, shape and float32 bytes of each tensor, by name: independent of order and device."""
     digest = hashlib.sha256()

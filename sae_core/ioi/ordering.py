@@ -8,14 +8,14 @@ their divergences are kept instead of being computed again: the result is that o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sae_core.ioi.patching import ROWS_AT_ONCE, Patching
+from sae_core.ioi.patching import ROWS_A_PASS, ROWS_AT_ONCE, Patching
 
 
 def log_thresholds(n: int = 50) -> list[float]:
@@ -40,10 +40,13 @@ def magnitude_order(patching: Patching) -> Tensor:
     return norms.argsort(descending=True, stable=True)
 
 
-def acdc_order(patching: Patching, thresholds: Sequence[float], seed: int = 0) -> Ordering:
+def acdc_order(
+    patching: Patching, thresholds: Sequence[float], seed: int = 0, progress: Callable[[float], None] | None = None
+) -> Ordering:
     """The pruning order; deterministic for a seed. Leaving features out that never differ changes nothing.
 
     Ties in importance (features left after the last threshold) go by how much KL rises without them.
+    progress: told the share of the thresholds that are done, after each.
     """
     pruning = Pruning.start(patching)
     rng, sizes = np.random.default_rng(seed), []
@@ -52,6 +55,8 @@ def acdc_order(patching: Patching, thresholds: Sequence[float], seed: int = 0) -
         rank = rng.permutation(patching.dictionary.n_features)[patching.features.cpu().numpy()]
         pruning.visit([i for i in np.argsort(rank).tolist() if pruning.kept[i]], threshold)
         sizes.append(int(pruning.kept.sum()))
+        if progress:
+            progress(len(sizes) / len(thresholds))
     left = pruning.kept.nonzero()[:, 0].tolist()
     left.sort(key=pruning.rise, reverse=True)
     return Ordering(torch.tensor([*left, *reversed(pruning.dropped)], dtype=torch.long), sizes)
@@ -68,6 +73,7 @@ class Pruning:
     kl: Tensor  # [p]
     kl_without: Tensor  # [k, p]; equal to kl where the feature does not differ
     known: Tensor  # [k, p]
+    most_ahead: int  # candidates that make a batch of rows; more would be computed in vain wherever one is dropped
     ahead: int = 1  # candidates computed together, before it is known whether the first of them are dropped
     dropped: list[int] = field(default_factory=list)
 
@@ -78,7 +84,8 @@ class Pruning:
         kept = torch.ones(len(differs), dtype=torch.bool)
         delta = patching.delta(kept)
         kl = patching.divergence(torch.arange(patching.n_pairs), delta).cpu()
-        return cls(patching, differs, kept, delta, kl, kl.repeat(len(differs), 1), ~differs)
+        most_ahead = max(1, ROWS_A_PASS * len(differs) // max(1, int(differs.sum())))
+        return cls(patching, differs, kept, delta, kl, kl.repeat(len(differs), 1), ~differs, most_ahead)
 
     def visit(self, candidates: list[int], threshold: float) -> None:
         """Drop, in this order, each candidate without which the mean KL rises by less than the threshold."""
@@ -92,7 +99,7 @@ class Pruning:
                 if self.rise(i) < threshold:
                     self._drop(i)
                 decided += 1
-            self.ahead = self.ahead * 2 if decided == self.ahead else max(1, decided)
+            self.ahead = min(self.ahead * 2, self.most_ahead) if decided == self.ahead else max(1, decided)
             at += decided
 
     def rise(self, i: int) -> float:

@@ -12,25 +12,29 @@ together, so that the code is the projection itself (the paper's PCA).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sae_core.baselines import signed_codes
-from sae_core.dictionaries import Dictionary
+from sae_core.dictionaries import Dictionary, signed_codes
 from sae_core.effects import kl
 from sae_core.errors import FeatureError, InputError
 from sae_core.intervention import log_softmax
 from sae_core.ioi.prompts import check_lengths
-from sae_core.language_model import LanguageModel
+from sae_core.language_model import KeysValues, LanguageModel
 from sae_core.specs import Site
 
 ROWS_AT_ONCE = 128
+ROWS_A_PASS = 32
+SIZES_BEFORE_GROWTH = 16
+GROWTH = 1.15
 
 
 class Pair(Protocol):
@@ -76,18 +80,47 @@ class Patching:
         """What patching the features `keep` (a mask or indices into `features`) adds to resid_post; [p, t, d]."""
         return self.change[..., keep] @ self.directions[keep]
 
+    @cached_property
+    def first(self) -> Tensor:
+        """The first position of each pair at which a feature differs, its last one if none does; [p]."""
+        differs = self.change.ne(0).any(-1)
+        return torch.where(differs.any(1), differs.int().argmax(1), self.lengths - 1)
+
+    @cached_property
+    def past(self) -> dict[int, KeysValues]:
+        """Keys and values of the base runs, by block: nothing changes them before `first`."""
+        keep: dict[int, KeysValues] = {}
+        self.model.blocks(self.resid, self.dictionary.site.layer + 1, self.model.n_layers, keep=keep)
+        return keep
+
     def divergence(self, pairs: Tensor, deltas: Tensor) -> Tensor:
-        """KL(patched || target) at the last token, nats, of changes deltas [n, t, d] of the base runs `pairs` [n]."""
-        if not len(pairs):
-            return deltas.new_zeros(0)
-        chunks = zip(pairs.split(ROWS_AT_ONCE), deltas.split(ROWS_AT_ONCE), strict=True)
-        return torch.cat([self._divergence(*rows) for rows in chunks])
+        """KL(patched || target) at the last token, nats, of changes deltas [n, t, d] of the base runs `pairs` [n].
+
+        deltas: 0 before `first`. Rows that start and end alike are run together, on the positions between alone.
+        """
+        found = deltas.new_zeros(len(pairs))
+        alike = (self.first[pairs] * deltas.shape[1] + self.lengths[pairs]).argsort()
+        for rows in alike.split(ROWS_A_PASS) if len(pairs) else ():
+            found[rows] = self._divergence(pairs[rows], deltas[rows])
+        return found
 
     @torch.inference_mode()
     def _divergence(self, pairs: Tensor, deltas: Tensor) -> Tensor:
-        resid = self.resid[pairs] + deltas
-        last = last_resid(self.model, resid, self.dictionary.site.layer, self.lengths[pairs] - 1)
+        start, stop = int(self.first[pairs].min()), int(self.lengths[pairs].max())
+        resid = self.resid[pairs, start:stop] + deltas[:, start:stop]
+        past = {layer: tuple(each[pairs, :, :start] for each in both) for layer, both in self.past.items()}
+        last = last_resid(self.model, resid, self.dictionary.site.layer, self.lengths[pairs] - 1 - start, past)
         return kl(log_softmax(self.model.unembed(last))[0], self.target_logprobs[pairs])
+
+    def alone(self, pair: int = 0) -> Tensor:
+        """KL(patched || target) of one pair with each feature patched by itself, nats; [k]."""
+        change = self.change[pair].T  # [k, t]
+        rows = torch.full((len(change),), pair, device=change.device)
+        parts = zip(
+            rows.split(ROWS_AT_ONCE), change.split(ROWS_AT_ONCE), self.directions.split(ROWS_AT_ONCE), strict=True
+        )
+        found = [self.divergence(n, c[..., None] * d[:, None]) for n, c, d in parts]
+        return torch.cat(found) if found else change.new_zeros(0)
 
     def magnitude(self, delta: Tensor) -> Tensor:
         """Mean Euclidean norm of a change [p, t, d] over all positions of all pairs."""
@@ -148,15 +181,24 @@ def _chosen(change: Tensor, features: Sequence[int] | None) -> Tensor:
 
 
 @torch.inference_mode()
-def last_resid(model: LanguageModel, resid: Tensor, layer: int, last: Tensor) -> Tensor:
-    """The last block's resid_post [n, d] at position last [n] of each row, from resid_post [n, t, d] of `layer`."""
+def last_resid(
+    model: LanguageModel, resid: Tensor, layer: int, last: Tensor, past: Mapping[int, KeysValues] | None = None
+) -> Tensor:
+    """The last block's resid_post [n, d] at position last [n] of each row, from resid_post [n, t, d] of `layer`.
+
+    past: keys and values, by block, of the positions before resid's first; `last` is counted from that one.
+    """
     rows = torch.arange(len(resid), device=resid.device)
     final = model.n_layers - 1
     if layer == final:
         return resid[rows, last]
-    resid = model.blocks(resid, layer + 1, final)
-    q, k, v = model.query_keys_values(final, resid, slice(0, resid.shape[1]))
-    seen = model.mask[last, : resid.shape[1]][:, None, None]
+    resid = model.blocks(resid, layer + 1, final, past)
+    start = past[final][0].shape[2] if past else 0
+    stop = start + resid.shape[1]
+    q, k, v = model.query_keys_values(final, resid, slice(start, stop))
+    if past:
+        k, v = (torch.cat(both, 2) for both in zip(past[final], (k, v), strict=True))
+    seen = model.mask[start + last, :stop][:, None, None]
     z = F.scaled_dot_product_attention(q[rows, :, last][:, :, None], k, v, attn_mask=seen)
     x = resid[rows, last]
     attn_out = model.layers[final].attention.dense(z.transpose(1, 2).flatten(1))
@@ -177,10 +219,26 @@ class Curve:
 
 def curve(patching: Patching, order: Tensor, sizes: Sequence[int]) -> Curve:
     """order: indices into patching.features, the first to be patched first; sizes: numbers of features patched."""
-    everywhere = torch.arange(patching.n_pairs, device=patching.resid.device)
+    at_once = max(1, ROWS_AT_ONCE // patching.n_pairs)
+    parts = [_curve(patching, order, sizes[i : i + at_once]) for i in range(0, len(sizes), at_once)]
+    divergence, magnitude = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Curve(list(sizes), divergence, magnitude)
+
+
+def _curve(patching: Patching, order: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """KL [sizes, p] and magnitude [sizes] of a few sizes, run together."""
+    everywhere = torch.arange(patching.n_pairs, device=patching.resid.device).repeat(len(sizes))
     deltas = [patching.delta(order[:n]) for n in sizes]
-    divergence = torch.stack([patching.divergence(everywhere, delta) for delta in deltas])
-    return Curve(list(sizes), divergence, torch.stack([patching.magnitude(delta) for delta in deltas]))
+    divergence = patching.divergence(everywhere, torch.cat(deltas)).view(len(sizes), -1)
+    return divergence, torch.stack([patching.magnitude(delta) for delta in deltas])
+
+
+def curve_sizes(k: int) -> list[int]:
+    """Numbers of patched features on a curve: every one at first, then growing by 15 %; 0 and k always among them."""
+    found = list(range(min(k, SIZES_BEFORE_GROWTH) + 1))
+    while found[-1] < k:
+        found.append(min(k, int(np.ceil(found[-1] * GROWTH))))
+    return found
 
 
 def patch_curve(

@@ -166,7 +166,9 @@ def largest_kl(page: object) -> str:
     return metric.locator("[data-testid=stMetricValue]").inner_text()
 
 
-@pytest.mark.parametrize("name", ["overview", "browse", "feature", "ablate", "causal_tree"])
+@pytest.mark.parametrize(
+    "name", ["overview", "browse", "feature", "ablate", "causal_tree", "patching", "compare", "paper"]
+)
 def test_every_page_opens_without_an_error(page: object, server: str, run: RunStore, name: str) -> None:
     opened(page, server, "" if name == "overview" else name, run)
     assert page.locator(".sae-error").count() == 0

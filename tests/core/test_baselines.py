@@ -11,8 +11,8 @@ from sklearn.decomposition import FastICA
 from torch import Tensor
 
 from sae_core import baselines
-from sae_core.baselines import Moments, ica, identity, linear_spec, pca, random_directions, signed_codes
-from sae_core.dictionaries import load_dictionary, save_dictionary
+from sae_core.baselines import Moments, ica, identity, linear_spec, pca, random_directions
+from sae_core.dictionaries import load_dictionary, save_dictionary, signed_codes
 from sae_core.errors import DictionaryError, SpecError
 from sae_core.losses import unit_rows
 from sae_core.specs import Site

@@ -18,7 +18,7 @@ from sae_core.dictionaries import Dictionary
 from sae_core.errors import FeatureError, InputError
 from sae_core.intervention import FeatureEdit, clean_run, edited_delta
 from sae_core.ioi.ordering import acdc_order, log_thresholds, magnitude_order
-from sae_core.ioi.patching import Patching, TypedPair, curve, patch_curve, read_pairs
+from sae_core.ioi.patching import ROWS_AT_ONCE, Patching, TypedPair, curve, curve_sizes, patch_curve, read_pairs
 from sae_core.ioi.prompts import NAMES, ORDERS, TEMPLATES, Words, check_lengths, prompt_pairs, words_of
 from sae_core.language_model import LanguageModel
 from sae_core.specs import Site
@@ -195,6 +195,31 @@ def test_patch_curve_equals_growing_sets(model: LanguageModel, dictionary: Dicti
     assert len(patch_curve(model, dictionary, base, target, [])) == 1
 
 
+def test_sizes_hold_both_ends() -> None:
+    assert curve_sizes(0) == [0] and curve_sizes(3) == [0, 1, 2, 3]
+    found = curve_sizes(512)
+    assert found[:18] == [*range(17), 19] and found[-1] == 512 and found == sorted(set(found)) and len(found) < 50
+
+
+def test_many_sizes_at_once_give_what_each_gives_alone(patching: Patching) -> None:
+    order, sizes = magnitude_order(patching), [0, 1, 3, 2, 5] * 10
+    assert len(sizes) * patching.n_pairs > ROWS_AT_ONCE
+    found, alone = curve(patching, order, sizes), [curve(patching, order, [n]) for n in sizes]
+    assert_close(found.kl, torch.cat([each.kl for each in alone]), rtol=1e-3, atol=1e-5)
+    assert_close(found.magnitude, torch.cat([each.magnitude for each in alone]))
+
+
+def test_alone_is_the_oracles_patch_of_one_feature(
+    model: LanguageModel, dictionary: Dictionary, pairs: list[TypedPair], bridge: TransformerBridge
+) -> None:
+    patching = read_pairs(model, dictionary, pairs)
+    features = patching.features[:4].tolist()
+    for p in (0, 2):
+        expected = [bridge_kl(bridge, dictionary, pairs[p], [f]) for f in features]
+        assert patching.alone(p)[:4].tolist() == pytest.approx(expected, rel=2e-3, abs=2e-4)
+    assert len(read_pairs(model, dictionary, pairs, features=[]).alone()) == 0
+
+
 def two_sided(model: LanguageModel, pairs: list[TypedPair]) -> Dictionary:
     """PCA of the layer's activations on the pairs."""
     moments = Moments(model.d_model)
@@ -239,7 +264,9 @@ def plain_loop(patching: Patching, seed: int) -> tuple[list[int], list[int]]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_pruning_order_equals_the_plain_loop(patching: Patching, seed: int) -> None:
     dropped, sizes = plain_loop(patching, seed)
-    found = acdc_order(patching, THRESHOLDS, seed)
+    told: list[float] = []
+    found = acdc_order(patching, THRESHOLDS, seed, told.append)
+    assert told == pytest.approx([i / 6 for i in range(1, 7)])
     assert found.sizes == sizes and len(set(sizes)) > 2 and found.sizes == sorted(found.sizes, reverse=True)
     assert found.order.tolist()[sizes[-1] :] == dropped[::-1]
     assert sorted(found.order.tolist()) == list(range(len(patching.features)))

@@ -10,7 +10,7 @@ from sae_core.autointerp.fragments import fragment_pool, select
 from sae_core.code_index import FeatureCodes
 from sae_core.contexts import TokenText
 from sae_core.rule_scores import RARE, SILENT, Halves
-from sae_core.rules import best_rule, fit, fitting_contexts, in_contexts, ngram_keys, views
+from sae_core.rules import Fitting, best_rule, fit, fitting_contexts, in_contexts, ngram_keys, views
 
 CONTEXT, WINDOW, N_CONTEXTS = 32, 16, 320
 NAMES = ["␣the", "␣a", "␣running", "walking", "␣cat", "␣dog", "␣if", ".", "↵", "␣seeing", "‹E2›", "␣not"]
@@ -73,7 +73,8 @@ def test_a_previous_token_feature_is_found_by_its_rule(text: TokenText, halves: 
 def test_an_ending_shared_by_tokens_is_found(text: TokenText) -> None:
     """Every view alone: the suffix rule needs one key where the token rule needs three."""
     found = in_contexts(feature(np.isin(text.token_ids, [2, 3, 9]) * 2.0), FITTING, CONTEXT)
-    rules = [fit(v, found, int(FITTING.sum()) * CONTEXT) for v in views(text, NAMES, FITTING) if v.kind == "suffix"]
+    fitting = Fitting.of(found, int(FITTING.sum()) * CONTEXT)
+    rules = [fit(v, fitting) for v in views(text, NAMES, FITTING) if v.kind == "suffix"]
     r = {str(rule): rule.r for rule in rules if rule}
     for ending in ("ng", "ing"):
         assert r[f"Active on tokens that end in “{ending}”"] == pytest.approx(1)
@@ -131,7 +132,7 @@ def test_the_fitted_correlation_is_that_of_numpy(text: TokenText) -> None:
     n = int(FITTING.sum()) * CONTEXT
     inside = np.repeat(FITTING, CONTEXT)
     for view in views(text, NAMES, FITTING):
-        rule = fit(view, in_contexts(feature(codes), FITTING, CONTEXT), n)
+        rule = fit(view, Fitting.of(in_contexts(feature(codes), FITTING, CONTEXT), n))
         table = np.zeros(len(view.counts))
         table[rule.keys] = rule.levels
         assert rule.r == pytest.approx(np.corrcoef(table[view.ids[inside]], codes[inside])[0, 1], abs=1e-6)

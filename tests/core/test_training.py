@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,41 @@ def test_an_ensemble_trains_as_plain_torch_does(kind: str) -> None:
             torch.testing.assert_close(ensemble.weights[name][i], leaf.detach(), rtol=1e-3, atol=1e-5)
 
 
+def step_sizes(train_spec: TrainSpec, steps: int) -> list[float]:
+    """How far a weight moves, in units of lr, at every step of a constant gradient."""
+    ensemble = Ensemble(specs("tied", (1e-3,)), D, train_spec)
+    bias, found = ensemble.weights["bias"], []
+    for _ in range(steps):
+        before = bias[0, 0].item()
+        for weight in ensemble.weights.values():
+            weight.grad = torch.full_like(weight, 0.25)
+        ensemble._advance()
+        found.append((before - bias[0, 0].item()) / train_spec.lr)
+    return found
+
+
+def test_a_frozen_bias_correction_gives_the_authors_steps() -> None:
+    """Measured with the authors' optimiser: 1.0 at t = 1, 2.07 at 13, 1.02 at 100, 0.316 in the long run."""
+    sizes = step_sizes(TrainSpec(lr=1e-4, warmup_steps=0, frozen_bias_correction=True), 8000)
+    found = [sizes[t - 1] for t in (1, 13, 100, 300, 1000, 8000)]
+    assert found == pytest.approx([1.0, 2.07, 1.02, 0.62, 0.40, 0.316], abs=0.01)
+    assert max(sizes) == pytest.approx(2.07, abs=0.01)
+    assert step_sizes(TrainSpec(lr=1e-4, warmup_steps=0), 50) == pytest.approx([1.0] * 50, abs=0.01)
+
+
+def test_a_frozen_bias_correction_survives_a_kill(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, frozen_bias_correction=True)
+    whole, broken, resumed = (Ensemble(specs("tied", (1e-3,)), D, settings) for _ in range(3))
+    usual = Ensemble(specs("tied", (1e-3,)), D, SETTINGS)
+    train([whole], Noise(), 20, tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        train([broken], Noise(dies_at=13), 20, tmp_path / "b", seconds_between=0)
+    train([resumed], Noise(), 20, tmp_path / "b")
+    train([usual], Noise(), 20, tmp_path / "c")
+    first, again, other = (e.dictionaries()[0].hash for e in (whole, resumed, usual))
+    assert first == again != other
+
+
 def test_a_dictionary_does_not_depend_on_its_neighbours() -> None:
     together, alone = Ensemble(specs("tied", (1e-3, 1e-2)), D, SETTINGS), Ensemble(specs("tied", (1e-2,)), D, SETTINGS)
     for batch in Noise().batches(0, 10):
@@ -110,6 +146,12 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     again = ensembles()
     train(again, stream, 6, tmp_path / "c", report=lambda step, parts: steps.append(step))
     assert (stream.given, steps, again[0].steps) == (0, [], 6)
+
+
+def test_a_checkpoint_beyond_the_end_is_a_sentence(tmp_path: Path) -> None:
+    train(ensembles(), Noise(), 6, tmp_path / "c")
+    with pytest.raises(DictionaryError, match="at most 5 steps.*6 in.*Delete it"):
+        train(ensembles(), Noise(), 5, tmp_path / "c")
 
 
 def test_a_truncated_checkpoint_is_a_sentence(tmp_path: Path) -> None:

@@ -16,15 +16,18 @@ import pandas as pd
 import pytest
 
 from precompute.common import load_entry
+from precompute.harvest import code_indexes
 from precompute.paper import explain
 from precompute.paper.explain import Args
-from precompute.paper.interviews import choose_features
+from precompute.paper.interviews import Interviews, choose_features
 from precompute.paper.score_rows import merge_scores
 from precompute.tables import token_names
+from sae_core.autointerp.interview import Interviewer
 from sae_core.dictionaries import save_dictionary
 from sae_core.errors import ServiceError
 from sae_core.store import DictionaryEntry, RunStore
 from tests.chat_server import Exchange, chat, chat_server, echoed
+from tests.precompute.test_paper_rules import add_directions, few_fragments_do
 from tests.precompute.tiny_run import BATCH, WINDOW, dense_codes, tiny_run
 
 KEY = "sk-a-key-that-nobody-may-see-0123456789"
@@ -359,12 +362,30 @@ def test_a_dictionary_without_live_features_is_named_and_the_rest_goes_on(
     assert len(server.asked) == n
 
 
+def test_directions_are_asked_about_by_their_better_side_or_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_fragments_do(monkeypatch)
+    own = tiny_run(tmp_path / "run", n_contexts=60)
+    entry = add_directions(own, "pca")
+    run = RunStore(own.folder, replace(own.manifest, dictionaries=(entry,)))
+    index = code_indexes(run, [entry], "cpu", BATCH)[entry.id]
+    interviewer = Interviewer("big", "big", "json", token_names(run))
+    better, signed = (
+        Interviews(run, entry, index, interviewer, 5, setting) for setting in ("corrected", "as-published")
+    )
+    best = run.read("sides", entry.id)["best"].to_numpy()
+    assert len(better.plans) == 5 and all(best[plan.feature] for plan in better.plans)
+    assert min(plan.selection.random.activations.min() for plan in better.plans) == 0
+    assert [plan.feature for plan in signed.plans] == [0, 1, 2, 3, 4]
+    assert all(plan.selection.random.activations.min() < 0 <= plan.active.activations.min() for plan in signed.plans)
+
+
 def test_features_are_drawn_among_live_ones_or_the_first() -> None:
     counts = np.array([0, 5, 0, 1, 2, 9, 0, 4])
-    assert choose_features(counts, 3, 0, "as-published").tolist() == [0, 1, 2]
-    drawn = [choose_features(counts, 3, seed, "corrected").tolist() for seed in range(60)]
+    drawn = [choose_features(counts, 3, seed).tolist() for seed in range(60)]
     assert all(len(set(each)) == 3 and sorted(each) == each for each in drawn)
-    assert set(drawn[0]) < set(choose_features(counts, 4, 0, "corrected").tolist())
+    assert set(drawn[0]) < set(choose_features(counts, 4, 0).tolist())
     assert {feature for each in drawn for feature in each} == {1, 3, 4, 5, 7}
-    assert choose_features(counts, 99, 0, "corrected").tolist() == [1, 3, 4, 5, 7]
-    assert choose_features(np.zeros(4), 2, 0, "corrected").tolist() == [0, 1]
+    assert choose_features(counts, 99, 0).tolist() == [1, 3, 4, 5, 7]
+    assert choose_features(np.zeros(4), 2, 0).tolist() == [0, 1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from precompute import corpus, metrics, train
+from precompute import metrics, passes, train
 from precompute.common import load_entry, load_model
 from sae_core.corpus import load_windows
 from sae_core.dictionaries import load_dictionary, read_metadata
 from sae_core.errors import CorpusError, DictionaryError, RunError, SpecError
 from sae_core.specs import HEADLINE_RULE, CorpusSpec, DictionarySpec, ModelSpec, RunSpec, Site
 from sae_core.store import DictionaryEntry, Manifest, RunStore
-from tests.tiny_model import tiny_model_folder
+from tests.precompute.prepared_run import prepared_run
 
-WORDS = "the a cat dog in that hat sat on mat at noon and went home".split()
 SETTINGS = train.Args(
     layers="0,2", alphas=(1e-4, 1e-2), ratio=2, tokens=32768, batch_size=128, lr=1e-2, warmup_steps=10, device="cpu"
 )
@@ -31,24 +29,7 @@ MEASURE = metrics.Args(metric_tokens=500, device="cpu", batch=4)
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run after the corpus step."""
-    folder = tmp_path_factory.mktemp("prepared")
-    draw = random.Random(0)
-    texts = (" ".join(draw.choices(WORDS, k=60)) for _ in range(120))
-    (folder / "text.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts))
-    model = tiny_model_folder(folder / "tiny", d_model=16, n_layers=3, n_heads=2, n_ctx=32)
-    args = corpus.Args(
-        str(model),
-        f"text:{folder / 'text.jsonl'}",
-        tokens=4096,
-        train_tokens=4096,
-        metric_tokens=512,
-        context=32,
-        window=16,
-        ship_model=True,
-        device="cpu",
-    )
-    corpus.run(corpus.start(folder / "run", args), args)
-    return folder / "run"
+    return prepared_run(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture
@@ -127,7 +108,7 @@ def test_a_damaged_folder_is_trained_again(trained: RunStore, damage: str) -> No
 def test_a_killed_step_ends_with_equal_dictionaries(
     store: RunStore, trained: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, real = hashes(trained), train.train
+    whole, real = hashes(trained), passes.train
 
     def killed(ensembles, stream, steps, checkpoint, report):
         def stop(step, parts):
@@ -136,11 +117,11 @@ def test_a_killed_step_ends_with_equal_dictionaries(
 
         return real(ensembles, stream, steps, checkpoint, stop, seconds_between=0)
 
-    monkeypatch.setattr(train, "train", killed)
+    monkeypatch.setattr(passes, "train", killed)
     with pytest.raises(KeyboardInterrupt):
         train.run(store, SETTINGS)
     assert train.state(store) == "partial" and not store.dictionaries
-    monkeypatch.setattr(train, "train", real)
+    monkeypatch.setattr(passes, "train", real)
     train.run(store, SETTINGS)
     assert hashes(store) == whole and train.state(store) == "ready"
 
@@ -189,10 +170,52 @@ def test_roles_by_hand() -> None:
     bigger, untied = entry(Site(0), "tied", 1e-3, 8.0), entry(Site(0), "untied", 1e-3)
     mlp, next_layer = entry(Site(0, "mlp_post"), "untied", 1e-3), entry(Site(1), "tied", 1e-3)
     l0 = {a.id: 90.0, b.id: 33.0, c.id: 27.0, bigger.id: 26.0, untied.id: 30.0, mlp.id: 400.0, next_layer.id: 2.0}
-    chosen = metrics.assign_roles([a, b, c, bigger, untied, mlp, next_layer], l0)
-    assert {e.id for e in chosen if e.role == "main"} == {b.id, bigger.id, untied.id, mlp.id, next_layer.id}
+    everything = [a, b, c, bigger, untied, mlp, next_layer]
+    chosen = metrics.assign_roles(everything, l0)
+    assert {e.id for e in chosen if e.role == "main"} == {b.id, mlp.id, next_layer.id}
     assert {e.id for e in chosen if e.headline} == {b.id, next_layer.id}
-    assert metrics.assign_roles(chosen, l0) == chosen
+    assert {e.role for e in chosen} == {"main", "sweep"} and metrics.assign_roles(chosen, l0) == chosen
+    more = metrics.assign_roles(everything, l0, ("L0-*-r8-*", untied.id))
+    assert {e.id for e in more if e.role == "main"} == {b.id, bigger.id, untied.id, mlp.id, next_layer.id}
+    assert {e.id for e in more if e.headline} == {b.id, next_layer.id}
+
+
+def test_the_role_main_goes_to_the_paper_s_form_and_the_ratio_nearest_4() -> None:
+    """Each list is of one site; its first dictionary is the one that gets all tables."""
+    post, mlp = Site(1), Site(1, "mlp_post")
+    k30 = DictionarySpec(post, "batchtopk", 4.0, k=30)
+    topk = DictionaryEntry(k30.id, k30, 8, "hash")
+    for first, *others in (
+        [entry(post, "tied", 1e-3), entry(post, "untied", 1e-3), topk],
+        [entry(mlp, "untied", 1e-3, 1.0), entry(mlp, "tied", 1e-3, 4.0)],
+        [entry(post, "tied", 1e-3, 2.0), entry(post, "tied", 1e-3, 1.0), entry(post, "tied", 1e-3, 8.0)],
+        [topk],
+    ):
+        l0 = {first.id: 70.0} | {e.id: 30.0 for e in others}
+        chosen = metrics.assign_roles([*others, first], l0)
+        assert [e.id for e in chosen if e.role == "main"] == [first.id]
+        assert [e.id for e in chosen if e.headline] == [first.id] * (first.spec.kind == "tied")
+
+
+def test_roles_leave_grid_dictionaries_alone() -> None:
+    weak, grid = entry(Site(0), "tied", 1e-3), replace(entry(Site(0), "tied", 1e-2), role="grid")
+    chosen = metrics.assign_roles([weak, grid], {weak.id: 900.0})
+    assert [(e.role, e.headline) for e in chosen] == [("main", True), ("grid", False)]
+
+
+def test_tables_that_were_asked_for_are_remembered(trained: RunStore) -> None:
+    other = "L0-resid_post-tied-r2-a1e-2"
+    metrics.run(trained, MEASURE)
+    usual = [e.id for e in trained.main_dictionaries]
+    assert other not in usual
+    metrics.run(trained, replace(MEASURE, tables="L0-*-a1e-2,L2-*-a1e-2"))
+    metrics.run(trained, MEASURE)
+    found = {e.id for e in RunStore.open(trained.folder).main_dictionaries}
+    assert found == {*usual, other, "L2-resid_post-tied-r2-a1e-2"}
+    with pytest.raises(SpecError, match="ids or patterns.*'L9-\\*'"):
+        metrics.run(trained, replace(MEASURE, tables="L9-*"))
+    metrics.run(trained, replace(MEASURE, tables="none"))
+    assert [e.id for e in RunStore.open(trained.folder).main_dictionaries] == usual
 
 
 def test_roles_leave_comparisons_alone() -> None:
@@ -212,7 +235,8 @@ def test_kinds_of_k_are_trained_and_listed_by_k(trained: RunStore, kind: str, mo
     assert [e.id for e in trained.dictionaries if e.spec.kind == kind] == ids
     l0 = {id: float(trained.read("metrics", id)["l0"].iloc[0]) for id in ids}
     assert l0 == {id: pytest.approx(k, rel=0.35) for id, k in zip(ids, (4, 8), strict=True)}
-    assert trained.dictionary(ids[1]).role == "main" and not any(trained.dictionary(id).headline for id in ids)
+    assert {trained.dictionary(id).role for id in ids} == {"sweep"}
+    assert not any(trained.dictionary(id).headline for id in ids)
     monkeypatch.setattr(train, "load_model", lambda *args: pytest.fail("nothing is left to train"))
     train.run(trained, settings)
 
@@ -224,6 +248,17 @@ def test_a_variant_is_kept_beside_its_namesake(trained: RunStore) -> None:
     assert before.items() < hashes(trained).items() and twin.role == "baseline" and twin.hash not in before.values()
 
 
+def test_a_frozen_bias_correction_is_a_setting_of_its_own(trained: RunStore) -> None:
+    before = hashes(trained)
+    like_the_authors = replace(SETTINGS, layers="0", alphas=(1e-2,), tokens=1280, frozen_bias_correction=True)
+    train.run(trained, replace(like_the_authors, variant="published"))
+    published = trained.dictionary("L0-resid_post-tied-r2-a1e-2-published")
+    assert before.items() < hashes(trained).items() and published.role == "baseline"
+    assert read_metadata(trained.dictionary_folder(published.id))["train"]["frozen_bias_correction"] is True
+    train.run(trained, replace(like_the_authors, variant="published", frozen_bias_correction=False))
+    assert trained.dictionary(published.id).hash != published.hash
+
+
 def test_a_folder_of_before_there_were_ks_is_not_trained_again(
     trained: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +267,7 @@ def test_a_folder_of_before_there_were_ks_is_not_trained_again(
         config = json.loads(path.read_text())
         for key in ("k", "variant"):
             del config["metadata"]["spec"][key]
-        for key in ("decay", "aux", "dead_tokens"):
+        for key in ("decay", "aux", "dead_tokens", "frozen_bias_correction"):
             del config["metadata"]["train"][key]
         path.write_text(json.dumps(config))
     monkeypatch.setattr(train, "load_model", lambda *args: pytest.fail("nothing is left to train"))
