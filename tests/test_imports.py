@@ -11,7 +11,19 @@ from pathlib import Path
 import pytest
 
 HEAVY = {"torch", "transformers", "transformer_lens"}
-LIGHT = ("errors", "specs", "schemas", "store", "tokens", "annotations", "browse", "tree_growth", "results", "compare")
+LIGHT = (
+    "errors",
+    "labels",
+    "specs",
+    "schemas",
+    "store",
+    "tokens",
+    "annotations",
+    "browse",
+    "tree_growth",
+    "results",
+    "compare",
+)
 PACKAGES = ("sae_core", "precompute", "app")
 
 

@@ -32,7 +32,7 @@ from sae_core.language_model import KeysValues, LanguageModel
 from sae_core.specs import Site
 
 ROWS_AT_ONCE = 128
-ROWS_A_PASS = 32
+ROWS_A_PASS = 20
 SIZES_BEFORE_GROWTH = 16
 GROWTH = 1.15
 
@@ -96,11 +96,11 @@ class Patching:
     def divergence(self, pairs: Tensor, deltas: Tensor) -> Tensor:
         """KL(patched || target) at the last token, nats, of changes deltas [n, t, d] of the base runs `pairs` [n].
 
-        deltas: 0 before `first`. Rows that start and end alike are run together, on the positions between alone.
+        deltas: 0 before `first`. Rows of like length and start are run together, on the positions between.
         """
         found = deltas.new_zeros(len(pairs))
-        alike = (self.first[pairs] * deltas.shape[1] + self.lengths[pairs]).argsort()
-        for rows in alike.split(ROWS_A_PASS) if len(pairs) else ():
+        alike = (self.lengths[pairs] * deltas.shape[1] + self.first[pairs]).argsort()
+        for rows in alike.tensor_split(max(1, round(len(pairs) / ROWS_A_PASS))) if len(pairs) else ():
             found[rows] = self._divergence(pairs[rows], deltas[rows])
         return found
 

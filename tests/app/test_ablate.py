@@ -109,7 +109,7 @@ def test_bad_links_are_answered_with_a_sentence(query: dict, said: str | None) -
     app = opened(**query)
     assert not app.exception
     if said:
-        assert "sae-error" in page_text(app) and said in page_text(app)
+        assert "class='sae-error'" in page_text(app) and said in page_text(app)
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "😀 שלום $x$ | *a*", "a\x00b\x07", "`:red[x]`"])
