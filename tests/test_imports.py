@@ -23,6 +23,7 @@ LIGHT = (
     "tree_growth",
     "results",
     "compare",
+    "signed",
 )
 PACKAGES = ("sae_core", "precompute", "app")
 
