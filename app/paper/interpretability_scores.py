@@ -72,8 +72,8 @@ class Reading:
         if self.setting == AS_PUBLISHED:
             return (
                 f"Counted: the first {PUBLISHED_FEATURES} features of each dictionary, of two-sided directions the "
-                "positive sides (the authors explained these, but let negative values of PCA and ICA into the "
-                "correlation). Features active in too few fragments are left out."
+                "positive sides; as the authors did, negative values of PCA and ICA enter the correlation. Features "
+                "active in too few fragments are left out."
             )
         sides = "each side of a direction is a feature" if self.sides == EACH else "of each direction the better side"
         return (
