@@ -17,7 +17,7 @@ from app.paper import AS_PUBLISHED, Result
 from app.paper import interpretability_claims as claims
 from app.paper.claims import show_claims
 from app.paper.interpretability_features import detection, single_scores, table_1, table_2
-from app.paper.interpretability_frames import BETTER, EACH, by_ratio, fall, means
+from app.paper.interpretability_frames import BETTER, EACH, TAIL, by_ratio, fall, means
 from app.paper.interpretability_scores import (
     RANDOM_ONLY,
     SCHEMES,
@@ -35,10 +35,11 @@ from sae_core.errors import TableError
 from sae_core.specs import TOPK_KINDS
 from sae_core.store import RunStore
 
-SIDES = {EACH: "each its own", BETTER: "the better one"}
+SIDES = {TAIL: "the heavier tail", EACH: "each its own", BETTER: "the better one"}
 SIDES_HELP = (
-    "PCA, ICA, the default basis and random directions have two sides, each a feature here. The better one: of each "
-    "direction the side with the higher score, which favours them. As published: positive sides only."
+    "PCA, ICA, the default basis and random directions have two sides, each a feature here. The heavier tail: of "
+    "each direction of PCA and ICA the side with the larger third moment, chosen without looking at scores. The better "
+    "one: the side with the higher score, which favours them. As published: positive sides only."
 )
 
 
@@ -60,7 +61,7 @@ def controls(run: RunStore, setting: str) -> None:
         )  # fmt: skip
         st.segmented_control(
             "Sides of a direction", list(SIDES), format_func=SIDES.get, required=True, width="content", help=SIDES_HELP,
-            disabled=setting == AS_PUBLISHED, **links.bound("sides", EACH, options=list(SIDES)),
+            disabled=setting == AS_PUBLISHED, **links.bound("sides", TAIL, options=list(SIDES)),
         )  # fmt: skip
         st.selectbox(
             "Layer of single features", layers, width=190,

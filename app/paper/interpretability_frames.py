@@ -15,7 +15,7 @@ from sae_core.specs import HEADLINE_L0, K_KINDS, LINEAR_KINDS, TOPK_KINDS
 LEARNT = ("untied", "tied", *K_KINDS)
 """Kinds that are sparse autoencoders; the first that a layer has stands for them where none is a headline."""
 PUBLISHED_FEATURES = 150
-EACH, BETTER = "each", "better"
+TAIL, EACH, BETTER = "tail", "each", "better"
 MEANS = ("mean", "lower", "upper", "n", "skipped")
 
 

@@ -12,10 +12,11 @@ import streamlit as st
 
 from app import links, state
 from app.paper import AS_PUBLISHED
-from app.paper.interpretability_frames import EACH, PUBLISHED_FEATURES, beside, catalogue, means, sided
+from app.paper.interpretability_frames import EACH, PUBLISHED_FEATURES, TAIL, beside, catalogue, means, sided
 from app.paper.missing import command
 from sae_core.errors import SaeError, TableError
 from sae_core.results import all_metrics, all_scores, described, mean_interval
+from sae_core.signed import SIGNED_KINDS
 from sae_core.store import RunStore
 
 TOP_AND_RANDOM, RANDOM_ONLY = "top_and_random", "random_only"
@@ -75,7 +76,10 @@ class Reading:
                 "positive sides; as the authors did, negative values of PCA and ICA enter the correlation. Features "
                 "active in too few fragments are left out."
             )
-        sides = "each side of a direction is a feature" if self.sides == EACH else "of each direction the better side"
+        sides = {
+            EACH: "each side of a direction is a feature",
+            TAIL: "of each direction of PCA and ICA the side with the heavier tail (larger third moment)",
+        }.get(self.sides, "of each direction the better side")
         return (
             f"Counted: every feature with a score by {self.explainer}; {sides}. The same text for all "
             "dictionaries. Features active in too few fragments are left out (hover: skipped)."
@@ -87,7 +91,7 @@ def reading(run: RunStore, setting: str) -> Reading:
     names = explainers(read_scores(run, setting))
     return Reading(
         run, setting, links.read("explainer", names[0], options=names),
-        links.read("scheme", TOP_AND_RANDOM, options=list(SCHEMES)), links.read("sides", EACH),
+        links.read("scheme", TOP_AND_RANDOM, options=list(SCHEMES)), links.read("sides", TAIL),
     )  # fmt: skip
 
 
@@ -153,7 +157,20 @@ def _sided(
     folder: Path, stamp: tuple[int, ...], setting: str, explainer: str, sides: str, _run: RunStore
 ) -> pd.DataFrame:
     scores = _scores(_run, setting)
-    return sided(scores[scores["explainer"] == explainer], setting, sides)
+    scores = scores[scores["explainer"] == explainer]
+    if sides == TAIL and setting != AS_PUBLISHED:
+        return scores[_heavier(_run, scores)]
+    return sided(scores, setting, sides)
+
+
+def _heavier(run: RunStore, scores: pd.DataFrame) -> pd.Series:
+    """True but for the lighter side of each direction whose dictionary has the table `sides`."""
+    kept = pd.Series(True, index=scores.index)
+    for id, rows in scores[scores["kind"].isin(SIGNED_KINDS)].groupby("id"):
+        if run.table_state("sides", id) == "ready":
+            best = run.read("sides", id, columns=["feature", "best"]).set_index("feature")["best"]
+            kept[rows.index] = rows["feature"].map(best).to_numpy(dtype=bool)
+    return kept
 
 
 @st.cache_resource(max_entries=12, show_spinner=False)
