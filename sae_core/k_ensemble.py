@@ -32,7 +32,8 @@ class KEnsemble(Ensemble):
     Loss, with E|x|^2 = 1: |x - x_hat|^2 summed over d, mean over the batch; jumprelu adds (L0 / k - 1)^2, rising over
     L0_WARMUPS x the warm-up of the learning rate; both add train.aux x the auxiliary loss. Weights as in Ensemble, and
     `b_dec` [A, width], at first the geometric median of the first batch, subtracted from the input; the encoder starts
-    as the decoder. jumprelu learns `threshold` [A, F]; batchtopk keeps a running mean of the smallest code it let pass.
+    as the decoder. Decoder rows are set back to norm 1 after every step: rows that grow turn less at the same rate.
+    jumprelu learns `threshold` [A, F]; batchtopk keeps a running mean of the smallest code it let pass.
     """
 
     kinds = K_KINDS
@@ -80,6 +81,7 @@ class KEnsemble(Ensemble):
         for name, weight in self.weights.items():
             weight.grad = leaves[name].grad
         self._advance()
+        self.weights["decoder"].div_(row_norms(self.weights["decoder"]))
         self._count_silent(codes)
         return LossParts(error.square().mean((1, 2)) * scale**2, codes.sum(-1).mean(-1) * scale)
 

@@ -88,7 +88,7 @@ def test_batch_threshold_by_brute_force() -> None:
 
 
 def test_one_step_of_batchtopk_is_plain_torch() -> None:
-    """Oracle: the loss written out for one dictionary, autograd, and torch's Adam, in the scaled space."""
+    """Oracle: the loss written out for one dictionary, autograd, torch's Adam, rows back to norm 1; in the scaled space."""
     ensemble = KEnsemble(specs("batchtopk", (2,)), D, SETTINGS)
     batches = [b[SITE] for b in Noise().batches(0, 4)]
     ensemble.step(batches[0])
@@ -107,6 +107,8 @@ def test_one_step_of_batchtopk_is_plain_torch() -> None:
         optimiser.zero_grad()
         (kept @ rows + leaves["b_dec"] - x / scale).square().sum(1).mean().backward()
         optimiser.step()
+        with torch.no_grad():
+            leaves["decoder"] /= leaves["decoder"].norm(dim=1, keepdim=True)
         ensemble.step(x)
     for name, leaf in leaves.items():
         torch.testing.assert_close(ensemble.weights[name][0], leaf.detach(), rtol=1e-3, atol=1e-5)
