@@ -1,8 +1,8 @@
 """The loss of a dictionary and its gradient, for one dictionary or for several alphas stacked.
 
 The gradient is written by hand. It is the same five matrix products that autograd does, without the graph between
-them, so that blocks of rows stay in the cache and several dictionaries share the activations they read. Tests hold
-loss and gradient against autograd of `loss`.
+them, so that blocks of rows stay in the cache and several dictionaries share the activations they read; where few codes
+are active, `sparse_gradients` takes over after the first. Tests hold loss and gradient against autograd of `loss`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from math import prod
 
 import torch
 from torch import Tensor
+
+from sae_core.sparse_gradients import Sums, active_sums, is_worthwhile
 
 SMALLEST_NORM = 1e-8
 
@@ -164,6 +166,8 @@ def _add_block(
     codes, d_pre, error = scratch.of(len(alpha), len(x))
     x = x.expand(len(alpha), *x.shape)
     torch.baddbmm(bias[:, None], x, encoder.mT, out=codes).relu_()
+    if len(alpha) == 1 and is_worthwhile(codes[0]):
+        return _add_sums(total, active_sums(codes[0], x[0], decoder[0], alpha[0], batch))
     torch.bmm(codes, decoder, out=error).sub_(x)
     share = 1 / (batch * x.shape[-1])
     mse = error.square().sum((1, 2), dtype=alpha.dtype) * share
@@ -177,6 +181,14 @@ def _add_block(
     _add_product(total.encoder, d_pre.mT, x)
     total.bias.add_(d_pre.sum(1, dtype=total.bias.dtype))
     return mse, l1
+
+
+def _add_sums(total: Gradients, found: Sums) -> tuple[Tensor, Tensor]:
+    """Add what one dictionary's block gives; return its share of mse and l1, each [1]."""
+    total.decoder.add_(found.decoder)
+    total.encoder.add_(found.encoder)
+    total.bias.add_(found.bias)
+    return found.mse[None], found.l1[None]
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

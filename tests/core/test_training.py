@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae_core.ensemble import Ensemble, choose_block
+from sae_core import ensemble as ensemble_module
+from sae_core.ensemble import PRECISIONS, Ensemble, choose_block, quick_precision
 from sae_core.errors import DictionaryError, SpecError
 from sae_core.losses import Block, loss, unit_rows
 from sae_core.specs import DictionarySpec, Site, TrainSpec
@@ -181,6 +182,14 @@ def test_fingerprint_tells_settings_apart() -> None:
         fingerprint([Ensemble(specs("tied", (1e-3, 1e-2)), D, SETTINGS, precision="bf16")]),
     }
     assert len(names) == 5 and fingerprint(ensembles()) in names
+
+
+def test_the_precision_chosen_is_the_quicker_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, expected in (({torch.float32: 1.0, torch.bfloat16: 0.4}, "bf16"), ({}, "fp32")):
+        monkeypatch.setattr(ensemble_module, "_product_seconds", lambda dtype, _, s=seconds: s.get(dtype, 1.0))
+        assert quick_precision.__wrapped__("cpu") == expected
+    monkeypatch.undo()
+    assert quick_precision("cpu") in PRECISIONS
 
 
 def test_specs_that_do_not_belong_together_are_refused() -> None:
