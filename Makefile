@@ -27,8 +27,8 @@ ATTN := 8e-3 1.2e-2
 PRECOMPUTE := $(BIN)/python -m precompute
 DESCRIPTION := A 6-layer Pythia of width 128 and its dictionaries, trained from scratch on generated text: a Pile in miniature.
 MINIATURE := data/runs/miniature-model
-TRAIN := $(PRECOMPUTE) train --run $(RUN) --tokens 3000000 --precision bf16
-POINTS := $(PRECOMPUTE) sweep --run $(RUN) --layers 2 --precision bf16
+TRAIN := $(PRECOMPUTE) train --run $(RUN) --tokens 3000000 --precision auto
+POINTS := $(PRECOMPUTE) sweep --run $(RUN) --layers 2 --precision auto
 miniature: .venv/app-installed
 	$(PRECOMPUTE) miniature --out $(MINIATURE)
 	$(PRECOMPUTE) measure --model $(MINIATURE)

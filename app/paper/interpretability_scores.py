@@ -24,6 +24,8 @@ SCHEMES = {TOP_AND_RANDOM: "top and random", RANDOM_ONLY: "random only"}
 RULE = "rule"
 REINITIALISED = "-reinitialised"
 """What the model of a run with re-initialised weights has behind its name (step baselines of the paper)."""
+CONTROL_RUNS = "controls"
+"""Folder of a run that holds other runs, there only to be compared with: the selector does not list them."""
 
 
 @dataclass(frozen=True)
@@ -186,10 +188,10 @@ def _stamp(folder: Path) -> tuple[int, ...]:
 
 
 def control_runs(run: RunStore) -> list[RunStore]:
-    """The runs on this run's text whose model has re-initialised weights."""
+    """The runs on this run's text whose model has re-initialised weights: in its own folder, or listed beside it."""
     wanted = (Path(run.manifest.spec.model.name).name + REINITIALISED, run.manifest.corpus.get("hash"))
     found = []
-    for folder in state.run_folders().values():
+    for folder in [*sorted((run.folder / CONTROL_RUNS).glob("*")), *state.run_folders().values()]:
         with suppress(SaeError):
             other = state.open_run(folder)
             if (Path(other.manifest.spec.model.name).name, other.manifest.corpus.get("hash")) == wanted:

@@ -18,7 +18,7 @@ from app.paper import stability_claims as judge
 from app.paper.claims import show_claims
 from app.paper.interpretability_claims import control
 from app.paper.interpretability_frames import beside
-from app.paper.interpretability_scores import TOP_AND_RANDOM, control_runs, explainers, read_scores
+from app.paper.interpretability_scores import CONTROL_RUNS, TOP_AND_RANDOM, control_runs, explainers, read_scores
 from app.paper.missing import command, made_by
 from sae_core.errors import TableError
 from sae_core.results import all_metrics, kind_name
@@ -133,10 +133,10 @@ def beside_controls(run: RunStore, setting: str) -> None:
 
 def missing_controls(run: RunStore, shown: pd.DataFrame) -> dict[str, str]:
     """For each control that the run lacks, the command that makes it."""
-    make = command(run, "baselines")
+    make, control = command(run, "baselines"), run.folder / CONTROL_RUNS / "reinitialised"
     commands = {
         "frozen": f"{make} --kinds frozen, then metrics, factors and rules",
-        "reinitialised": f"{make} --reinitialised {run.folder}-reinitialised, then factors and rules with that run",
+        "reinitialised": f"{make} --reinitialised {control}, then factors and rules with that run",
     }
     return {kind: text for kind, text in commands.items() if kind not in set(shown["kind"])}
 

@@ -52,7 +52,8 @@ class Args:
     tables: str = ""
     """kinds, separated by commas, that get all tables, so that every page lists them; dense ones need much disk"""
     reinitialised: Path | None = None
-    """folder for a second run: the same text and headline settings on a model with re-initialised weights"""
+    """folder for a second run, such as RUN/controls/reinitialised, which Paper shows beside this one: the same text and
+    headline settings on a model with re-initialised weights"""
     seed: int = 0
     """of the random directions, ICA's start and the order of the text"""
     device: str = "auto"
@@ -95,7 +96,7 @@ def like(store: RunStore, entry: DictionaryEntry, device: str, **changes: Any) -
     settings = {name: metadata["train"][name] for name in names if name in metadata["train"]}
     alphas = tuple(factor * spec.alpha for factor in FACTORS) if spec.alpha else (0.0,)
     site = {"layers": str(spec.site.layer), "sites": spec.site.name, "ratio": spec.ratio}
-    made = train.Args(**site, kind=spec.kind, alphas=alphas, precision=metadata["precision"], device=device, **settings)
+    made = train.Args(**site, kind=spec.kind, alphas=alphas, precision="auto", device=device, **settings)
     return replace(made, **changes)
 
 
@@ -217,9 +218,10 @@ class Fitter:
 
     def _stream(self, sites: tuple[Site, ...], base: str) -> tuple[ActivationStream, int]:
         """Batches of whole contexts, and how many of them hold at most the vectors the method asks for."""
-        context, asked = self.tokens.shape[1], _n_vectors(self.store, base, self.args)
+        first = self.store.manifest.spec.first
+        context, asked = self.tokens.shape[1] - first, _n_vectors(self.store, base, self.args)
         batch = context * max(1, min(BATCH, asked) // context)
-        stream = ActivationStream(self.model, self.tokens, sites, batch, self.args.seed, self.args.batch)
+        stream = ActivationStream(self.model, self.tokens, sites, batch, self.args.seed, self.args.batch, first=first)
         return stream, max(1, asked // batch)
 
 

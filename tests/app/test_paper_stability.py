@@ -131,8 +131,9 @@ def test_controls_stand_beside_the_sae(told: RunStore, open_page: Opener) -> Non
     assert "does not hold" in text and "SAE ahead by +0.40" in text
 
 
-def test_a_run_with_a_reinitialised_model_is_found(told: RunStore, open_page: Opener) -> None:
-    folder = told.folder.parent / "control"
+@pytest.mark.parametrize("place", ["../control", "controls/reinitialised"])
+def test_a_run_with_a_reinitialised_model_is_found(told: RunStore, open_page: Opener, place: str) -> None:
+    folder = told.folder / place
     manifest = told.manifest
     model = replace(manifest.spec.model, name=f"{manifest.spec.model.name}-reinitialised")
     other = RunStore.create(folder, replace(manifest, name="control", spec=replace(manifest.spec, model=model)))
