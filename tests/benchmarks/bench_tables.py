@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from precompute.contexts import context_table
-from precompute.effects import Effects
+from precompute.effects import block_tables
 from precompute.features import FeatureTables
 from precompute.harvest import harvest
 from sae_core.code_index import CodeIndex
 from sae_core.contexts import TokenText
 from sae_core.dictionaries import Dictionary
+from sae_core.effect_rows import EffectRows
 from sae_core.language_model import LanguageModel
 from sae_core.specs import Site
 from tests.benchmarks.pythia_shape import MINIATURE, random_model, seconds, sparse_dictionary
@@ -45,7 +46,7 @@ def main() -> None:
             index.write(shard, *harvest(model, {name: dictionary}, tokens[shard * 256 :][:256], BATCH)[name])
         names = np.array([*model.token_strings(), "all others"], object)
         bench_features(index, text, names)
-        bench_effects(Effects(model, dictionary, index, text, names, seed=0))
+        bench_effects(EffectRows(model, dictionary, text, names, seed=0), index)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
@@ -83,14 +84,13 @@ def bench_features(index: CodeIndex, text: TokenText, names: np.ndarray) -> None
 
 
 @torch.inference_mode()
-def bench_effects(work: Effects) -> None:
+def bench_effects(work: EffectRows, index: CodeIndex) -> None:
     """Both effect tables of some features; the floor runs one plain forward pass of as many windows."""
-    work.features_at_once = FEATURES_MEASURED
-    starts = count(0, FEATURES_MEASURED)
+    blocks = (np.arange(start, start + FEATURES_MEASURED) for start in count(0, FEATURES_MEASURED))
     ids = torch.from_numpy(work.windows[:64].astype(np.int64))
     times = seconds(
         {
-            "effects": lambda: work.block(next(starts)),
+            "effects": lambda: block_tables(work, index, next(blocks)),
             "floor": lambda: [work.remover.model.hf_model(ids).logits.logsumexp(-1) for _ in range(FEATURES_MEASURED)],
         },
         rounds=3,
