@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from app import computed
 from app.components.numbers import digits
 from app.names import shortened
 from sae_core import browse
 from sae_core.labels import Label
 from sae_core.schemas import HISTOGRAM_BINS, OTHER_TOKEN, REST_OF_PARENTS, TABLES
 from sae_core.store import DictionaryEntry, RunStore
+from sae_core.table_making import parent_of
 
 EDGE_COLUMNS = ["dictionary", "feature", "relative_drop", "stderr", "n_contexts", "cosine"]
 
@@ -47,14 +49,16 @@ def of_band(contexts: pd.DataFrame, histogram: pd.DataFrame, band: str, token: i
     return shown.sort_values("rank")
 
 
-def parents(run: RunStore, entry: DictionaryEntry, feature: int) -> pd.DataFrame:
-    """Parents of a feature, strongest first, with the columns EDGE_COLUMNS.
+def parents(run: RunStore, entry: DictionaryEntry, feature: int) -> pd.DataFrame | None:
+    """Parents of a feature, strongest first, with the columns EDGE_COLUMNS; None where they are not computed yet.
 
     `attrs["rest"]` says in a sentence what the parents that are not listed do together.
     """
-    if not entry.headline or entry.spec.site.layer == 0:
+    if parent_of(run, entry) is None:
         return pd.DataFrame(columns=EDGE_COLUMNS)
-    frame = run.read("causal_edges", entry.id, key=feature)
+    frame = computed.rows(run, "causal_edges", entry, feature)
+    if frame is None:
+        return None
     frame = frame.rename(columns={"feature": "self", "parent": "feature", "parent_dictionary": "dictionary"})
     rest = frame[frame["feature"] == REST_OF_PARENTS]
     listed = _strongest(frame[frame["feature"] != REST_OF_PARENTS])

@@ -104,7 +104,7 @@ def tree(
 
 def reproduction(run: RunStore, sentence: Sentence, edit: Edit) -> str:
     """A script that gives the KL at every position with TransformerLens; paths are relative inside the repository."""
-    name, revision = state.live_model(run).name, run.manifest.spec.model.revision
+    name, revision = state.live_model(run).name, run.model_spec.revision
     if Path(name).is_dir():
         name, revision = _short(Path(name)), None
     folder, dictionary = _short(run.dictionary_folder(edit.dictionary)), state.live_dictionary(run, edit.dictionary)

@@ -12,6 +12,7 @@ import streamlit as st  # noqa: E402
 from streamlit.delta_generator import DeltaGenerator  # noqa: E402
 
 from app import links, state  # noqa: E402
+from app.components.banner import banner  # noqa: E402
 from app.components.errors import show_errors  # noqa: E402
 from app.components.style import style_sheet  # noqa: E402
 from sae_core.store import RunStore  # noqa: E402
@@ -37,6 +38,7 @@ def main() -> None:
     with show_errors():
         run = state.choose_run()
         sidebar(menu, run)
+        banner(run)
         page.run()
 
 

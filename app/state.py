@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ import streamlit as st
 
 from app import links
 from app.palette import Palette, palette
-from sae_core.errors import RunError
+from sae_core.errors import RunError, UnfinishedRun
 from sae_core.store import DictionaryEntry, RunStore
 
 if TYPE_CHECKING:
@@ -97,10 +96,11 @@ def default_dictionary(run: RunStore) -> DictionaryEntry:
     """The dictionary a page opens with: the headline one of the middle layer, else the first with tables."""
     entries = run.main_dictionaries
     if not entries:
-        raise RunError(
-            "a run with at least one dictionary that has tables",
+        step = "metrics" if run.dictionaries else "train"
+        raise UnfinishedRun(
+            "a dictionary with tables",
             f"none in {run.manifest.name}",
-            f"Make them: python -m precompute all --run {run.folder.name}",
+            f"Make them: python -m precompute {step} --run {run.folder}, then features",
         )
     headline = [d for d in entries if d.headline]
     return headline[len(headline) // 2] if headline else entries[0]
@@ -163,10 +163,7 @@ def tokens(run: RunStore) -> pd.Series:
 
 def live_model(run: RunStore) -> LanguageModel:
     """The language model of a run, one for all sessions (it has no hooks, so sharing is safe)."""
-    shipped = run.folder / "model"
-    spec = run.manifest.spec.model
-    if (shipped / "config.json").exists():
-        spec = replace(spec, name=str(shipped), revision=None)
+    spec = run.model_spec
     with _MODEL_LOCK:
         return _model(spec.name, spec.revision, run.manifest.model.get("hash", ""), spec)
 

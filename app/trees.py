@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
-from app import names
+from app import computed, names
+from sae_core.interop.circuit_tree import Growth as Growth
 from sae_core.schemas import TREE_MIN_CONTEXTS
 from sae_core.store import DictionaryEntry, RunStore
+from sae_core.table_making import held
 from sae_core.tree_growth import EDGE_COLUMNS, Node, grow
 
 LINK = ["child_dictionary", "child", "parent_dictionary", "parent"]
 SURE_DROP = 0.05
 
 
-@dataclass(frozen=True)
-class Growth:
-    """How far a tree is grown: layers back, parents a node, and the smallest |relative drop| of an edge."""
-
-    depth: int = 3
-    branching: int = 3
-    threshold: float = 0.05
-
-
 def stored_edges(run: RunStore, dictionary: str, feature: int) -> pd.DataFrame:
-    """Edges into a feature from the table `causal_edges`; none where the layer has no parents.
+    """Edges into a feature from `causal_edges`; none where the layer has no parents, or they are not computed yet."""
+    entry = run.dictionary(dictionary)
+    found = None if why_no_parents(run, entry) else computed.rows(run, "causal_edges", entry, int(feature))
+    return pd.DataFrame(columns=list(EDGE_COLUMNS)) if found is None else found[list(EDGE_COLUMNS)]
 
-    Raises TableError if the table should be there and is not.
-    """
-    if why_no_parents(run, run.dictionary(dictionary)):
-        return pd.DataFrame(columns=list(EDGE_COLUMNS))
-    return run.read("causal_edges", dictionary, key=feature, columns=list(EDGE_COLUMNS))
+
+def not_computed(run: RunStore, nodes: pd.DataFrame, depth: int) -> list[Node]:
+    """Nodes of a tree (dictionary, feature, depth) above its last layer whose edges are not computed yet."""
+    inner = nodes[nodes["depth"] < depth]
+    keys = [(row.dictionary, int(row.feature)) for row in inner.itertuples()]
+    return [key for key in keys if not _known(run, *key)]
+
+
+def _known(run: RunStore, dictionary: str, feature: int) -> bool:
+    entry = run.dictionary(dictionary)
+    return bool(why_no_parents(run, entry)) or computed.rows(run, "causal_edges", entry, feature) is not None
+
+
+def compute_tree(run: RunStore, root: Node, growth: Growth, tell: computed.Tell) -> None:
+    """Compute the edges that the tree of `root` lacks, one layer after the other. Raises as app.computed."""
+    while left := not_computed(run, stored_tree(run, root, growth)[0], growth.depth):
+        computed.compute_edges(run, left, tell)
 
 
 def why_no_parents(run: RunStore, entry: DictionaryEntry) -> str:
@@ -114,9 +120,10 @@ def liveliest(run: RunStore, dictionary: str, among: int = 64) -> int:
     Sure: relative drop less twice its standard error above SURE_DROP. The single largest drop would be a poor guide:
     a child that is small on its few contexts can lose many times its own activation.
     """
-    n = min(among, run.dictionary(dictionary).n_features)
+    n, some = run.dictionary(dictionary).n_features, held(run, "causal_edges", dictionary)
+    first = np.arange(n)[:among] if some is None else some[:among]
     columns = ["feature", "parent", "relative_drop", "stderr"]
-    edges = run.read("causal_edges", dictionary, key=list(range(n)), columns=columns)
+    edges = run.read("causal_edges", dictionary, key=first.tolist(), columns=columns)
     edges = edges[edges["parent"] >= 0]
     sure = edges["relative_drop"] - 2 * edges["stderr"] > SURE_DROP
     return int(sure.groupby(edges["feature"]).sum().idxmax()) if len(edges) else 0

@@ -1,4 +1,4 @@
-"""`python -m precompute list | all | STEP | paper | sweep | miniature | measure | prune | landmarks | docs`: commands.
+"""`python -m precompute list | all | STEP | import | paper | sweep | ... | docs`: commands; without one, all are named.
 
 Each command's options are the fields of its Args dataclass; this module only finds it, parses, and reports errors.
 """
@@ -19,12 +19,16 @@ from precompute.paper import PAPER_STEPS
 from precompute.steps import STEPS, Step
 from sae_core.errors import SaeError, SpecError
 from sae_core.store import RunStore
+from sae_core.table_making import how_far
 
 # Commands that are no step of a run: sweeps of dictionaries, and what makes or describes what the repository ships.
 OTHERS = {
+    "import": "precompute.import_",
     "miniature": "precompute.miniature.train",
     "measure": "precompute.miniature.measure",
     "sweep": "precompute.sweep",
+    "export": "precompute.export",
+    "labels": "precompute.labels",
     "prune": "precompute.prune",
     "landmarks": "precompute.landmarks",
     "docs": "precompute.docs",
@@ -91,7 +95,8 @@ def _list(rest: list[str]) -> None:
     for step in STEPS.values():
         state = step.state(store) if store else "-"
         seconds = store.manifest.steps.get(step.name, {}).get("seconds", "") if store else ""
-        print(f"{step.name:12} {state:9} {seconds:>8}  {step.needs:36} {step.makes}")
+        some = f"  ({how_far(store, step.name)})" if store and how_far(store, step.name) else ""
+        print(f"{step.name:12} {state:9} {seconds:>8}  {step.needs:36} {step.makes}{some}")
 
 
 def _paper(rest: list[str]) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
+from sae_core import running
 from sae_core.dictionaries import Dictionary, load_dictionary
 from sae_core.errors import SpecError
 from sae_core.language_model import LanguageModel, load_language_model
-from sae_core.specs import ModelSpec
 from sae_core.store import DictionaryEntry, RunStore
 
 if TYPE_CHECKING:
@@ -20,16 +19,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def model_spec(store: RunStore) -> ModelSpec:
-    """Where the model of a run is loaded from: the run's own `model/` folder if it travels with the run."""
-    shipped = store.folder / "model"
-    spec = store.manifest.spec.model
-    return replace(spec, name=str(shipped), revision=None) if (shipped / "config.json").exists() else spec
-
-
 def load_model(store: RunStore, device: str = "auto") -> LanguageModel:
     """The language model of a run."""
-    return load_language_model(model_spec(store), device)
+    return load_language_model(store.model_spec, device)
 
 
 def load_entry(store: RunStore, entry: DictionaryEntry, device: str | torch.device = "cpu") -> Dictionary:
@@ -51,6 +43,9 @@ def parse_layers(text: str, n_layers: int) -> list[int]:
     return sorted(layers)
 
 
-def bar(items: Iterable[T], what: str, total: int | None = None, unit: str = "it", initial: int = 0) -> Iterable[T]:
-    """A progress bar with an estimate of the time left."""
-    return tqdm(items, desc=what, total=total, unit=unit, initial=initial, dynamic_ncols=True, smoothing=0.1)
+def bar(items: Iterable[T], what: str, total: int | None = None, unit: str = "it", initial: int = 0) -> Iterator[T]:
+    """A progress bar with an estimate of the time left; pages see how far it is (sae_core.running)."""
+    shown = tqdm(items, desc=what, total=total, unit=unit, initial=initial, dynamic_ncols=True, smoothing=0.1)
+    for done, item in enumerate(shown, initial):
+        running.tell(what, done, shown.total)
+        yield item

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,15 +11,17 @@ import pandas as pd
 import pyarrow as pa
 
 from precompute.common import bar
-from precompute.harvest import HarvestArgs, code_indexes, release_codes, table_text
-from precompute.tables import provenance, step_state, waiting
-from sae_core.code_index import FeatureCodes
+from precompute.harvest import FeatureArgs, code_indexes, release_codes
+from precompute.tables import Work, waiting
+from sae_core.code_index import CodeIndex, FeatureCodes
 from sae_core.contexts import TokenText, active_spans, bands
 from sae_core.corpus import Windows, load_windows
+from sae_core.feature_selection import as_ranges
 from sae_core.histograms import token_histogram
 from sae_core.sampling import feature_rng
 from sae_core.schemas import CONTEXTS
 from sae_core.store import Provenance, RunStore
+from sae_core.table_making import FEATURES, add_rows, made, step_state, table_text
 
 STEP = "contexts"
 FEATURES_AT_ONCE = 256
@@ -28,8 +30,8 @@ LARGEST = np.finfo(np.float16).max
 
 
 @dataclass(frozen=True)
-class Args(HarvestArgs):
-    """Windows for every feature of the main dictionaries: strongest, by histogram bin, silent."""
+class Args(FeatureArgs):
+    """Windows for features of the main dictionaries: strongest, by histogram bin, silent."""
 
 
 def state(store: RunStore) -> str:
@@ -39,20 +41,24 @@ def state(store: RunStore) -> str:
 
 
 def run(store: RunStore, args: Args) -> None:
-    """Write contexts of every main dictionary that lacks them, then the windows that any of them refers to."""
-    entries = waiting(store, STEP)
-    indexes = code_indexes(store, entries, args.device, args.batch) if entries else {}
-    text = table_text(store)
-    for entry in entries:
-        features = bar(indexes[entry.id].features(), f"contexts of {entry.id}", entry.n_features)
-        blocks = context_blocks(features, text, store.manifest.spec.seed)
-        store.write_sorted("contexts", blocks, entry.id, provenance(store, STEP, entry))
+    """Add the contexts asked for and missing, then write the windows that any of all contexts refers to."""
+    works = waiting(store, STEP, args.features, args.only)
+    entries = [work.entry for work in works]
+    indexes = code_indexes(store, entries, args.device, args.batch) if works else {}
+    for work in works:
+        _write_contexts(store, work, indexes[work.entry.id])
     if not _windows_ready(store):
         store.write_table("windows", windows_frame(store), provenance=_windows_provenance(store))
     release_codes(store)
 
 
-def context_blocks(features: Iterator[FeatureCodes], text: TokenText, seed: int) -> Iterator[pa.Table]:
+def _write_contexts(store: RunStore, work: Work, index: CodeIndex) -> None:
+    features = bar(index.chosen(work.features), f"contexts of {work.entry.id}", len(work.features))
+    blocks = context_blocks(features, table_text(store), store.manifest.spec.seed)
+    add_rows(store, STEP, work.entry, {"contexts": blocks}, work.features)
+
+
+def context_blocks(features: Iterable[FeatureCodes], text: TokenText, seed: int) -> Iterator[pa.Table]:
     """Rows of `contexts`, FEATURES_AT_ONCE features in a block."""
     block: list[pa.Table] = []
     for found in features:
@@ -98,7 +104,10 @@ def _active(found: FeatureCodes, windows: np.ndarray, window: int) -> tuple[np.n
 
 def _windows_provenance(store: RunStore) -> Provenance:
     spec, hashes = store.manifest.spec, sorted(d.hash for d in store.main_dictionaries)
-    return store.provenance(table_tokens=spec.table_tokens, seed=spec.seed, dictionaries=hashes)
+    settings = {"table_tokens": spec.table_tokens, "seed": spec.seed, "dictionaries": hashes}
+    found = {d.id: made(store, STEP, d) for d in store.main_dictionaries}
+    some = {id: as_ranges(one.features) for id, one in found.items() if one.state != "ready"}
+    return store.provenance(**settings, **({FEATURES: some} if some else {}))
 
 
 def _windows_ready(store: RunStore) -> bool:
@@ -107,7 +116,8 @@ def _windows_ready(store: RunStore) -> bool:
 
 def windows_frame(store: RunStore) -> pd.DataFrame:
     """The `windows` table: every window that the contexts of a main dictionary refer to."""
-    referred = [store.read("contexts", d.id, columns=["window"])["window"] for d in store.main_dictionaries]
+    present = [d for d in store.main_dictionaries if made(store, STEP, d).state != "missing"]
+    referred = [store.read("contexts", d.id, columns=["window"])["window"] for d in present]
     wanted = np.unique(np.concatenate(referred)) if referred else np.zeros(0, np.int64)
     windows = load_windows(store.folder, "train")
     documents = windows.documents.reshape(-1)[wanted]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ import pandas as pd
 from precompute.common import load_model
 from precompute.text_sources import documents_of
 from sae_core.corpus import SPLITS, load_windows, tokenise_to
+from sae_core.documents import hub_commit
 from sae_core.errors import CorpusError, ModelError, RunError, SpecError
 from sae_core.language_model import LanguageModel
 from sae_core.specs import CorpusSpec, ModelSpec, RunSpec
@@ -29,11 +30,13 @@ class Args:
     """Cut a corpus into token windows for a model; starts the run if it does not exist."""
 
     model: str
-    """a Hugging Face id or a folder with a GPT-NeoX model (Pythia)"""
+    """pythia-70m-deduped and its sisters, a hub id such as EleutherAI/pythia-70m@step143000, or a folder"""
     corpus: str
-    """text:FILES, hub:DATASET[:split[:column]] or miniature"""
+    """text:FILES, hub:DATASET[@revision][:split[:column]] or miniature"""
     revision: str | None = None
-    """branch, tag or commit of a hub model"""
+    """branch, tag or commit of a hub model, as after the @"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """of the model's weights; auto: float32, or bfloat16 on a GPU too small for that; a run keeps what it began with"""
     tokens: int = 2_000_000
     """tokens for the tables"""
     train_tokens: int = 4_000_000
@@ -44,6 +47,10 @@ class Args:
     """tokens a context"""
     window: int = 64
     """tokens a window"""
+    end_of_text: Literal["after", "none"] = "after"
+    """the end-of-text token after each document, or none"""
+    skip_first: bool = False
+    """position 0 of each context is read by the model and counted nowhere: its activations are often outliers"""
     seed: int = 0
     """of every draw, and of the miniature's text"""
     ship_model: bool = False
@@ -56,15 +63,17 @@ class Args:
 
 def run_spec(args: Args) -> RunSpec:
     """What decides the run's tables. A shipped model goes by its folder's name, so no path of this machine is kept."""
-    name = Path(args.model).resolve().name if args.ship_model else args.model
+    model = ModelSpec.parse(args.model, args.revision, args.dtype)
     return RunSpec(
-        ModelSpec(name, args.revision),
+        replace(model, name=Path(args.model).resolve().name) if args.ship_model else model,
         CorpusSpec.parse(args.corpus),
         args.tokens,
         args.metric_tokens,
         args.context,
         args.window,
         args.seed,
+        args.end_of_text,
+        args.skip_first,
     )
 
 
@@ -76,6 +85,8 @@ def start(run: Path, args: Args) -> RunStore:
         miniature = spec.corpus.kind == "miniature"
         return RunStore.create(run, Manifest(run.name, spec, created, args.description, miniature))
     store = RunStore.open(run)
+    if args.dtype == "auto":
+        spec = replace(spec, model=replace(spec.model, dtype=store.manifest.spec.model.dtype))
     old, new = store.manifest.spec.to_dict(), spec.to_dict()
     if old != new:
         changed = ", ".join(f"{key} {new[key]!r} instead of {old[key]!r}" for key in old if old[key] != new[key])
@@ -94,9 +105,11 @@ def run(store: RunStore, args: Args) -> None:
     if args.context > model.n_ctx:
         raise SpecError(f"contexts of at most {model.n_ctx} tokens for {model.name}", str(args.context), "Shorten them")
     if state(store) == "missing" or store.manifest.corpus["asked"] != asked or not _same_model(store, model):
-        facts = _write_windows(store, model, args, asked)
+        commit = store.manifest.corpus.get("commit") or hub_commit(store.manifest.spec.corpus)
+        facts = _write_windows(store, model, commit, asked)
         facts["factors"] = sorted(facts["factors"]["train"])  # their values stay in corpus/corpus.json
-        store.update_manifest(model=model_facts(store, model), corpus={**facts, "asked": asked})
+        facts |= {"asked": asked} | ({"commit": commit} if commit else {})
+        store.update_manifest(model=model_facts(store, model), corpus=facts)
     store.write_table("vocabulary", vocabulary_frame(store, model))
 
 
@@ -114,18 +127,31 @@ def state(store: RunStore) -> str:
 
 
 def model_facts(store: RunStore, model: LanguageModel) -> dict[str, Any]:
-    """The manifest's `model`: sizes and the hash of the weights."""
+    """The manifest's `model`: its form and sizes, the hash of the weights, and how it was loaded.
+
+    `commit` is the one that the revision of a hub model named; later steps load exactly that.
+    """
     shipped = (store.folder / "model" / "config.json").exists()
     sizes = {n: getattr(model, n) for n in ("d_model", "n_layers", "n_heads", "n_ctx", "d_vocab", "n_tokens")}
-    name = store.manifest.spec.model.name
-    return {"name": Path(name).name if shipped else name, **sizes, "hash": model.hash, "shipped": shipped}
+    loaded = {"dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type}
+    spec = store.manifest.spec.model
+    origin = {"revision": spec.revision, "commit": model.commit}
+    return {
+        "name": Path(spec.name).name if shipped else spec.name,
+        **{key: value for key, value in origin.items() if value},
+        "architecture": model.config.model_type,
+        **sizes,
+        **loaded,
+        "hash": model.hash,
+        "shipped": shipped,
+    }
 
 
 def vocabulary_frame(store: RunStore, model: LanguageModel) -> pd.DataFrame:
     """Every token readable, with its count among the table tokens (the first `table_tokens` of the training split)."""
     counts = np.zeros(model.n_tokens, np.int64)
     for tokens in _table_tokens(store):
-        counts += np.bincount(tokens, minlength=model.n_tokens)
+        counts += np.bincount(tokens.reshape(-1), minlength=model.n_tokens)
     return pd.DataFrame({"token_id": np.arange(model.n_tokens), "token": model.token_strings(), "count": counts})
 
 
@@ -133,22 +159,25 @@ def _table_tokens(store: RunStore) -> Iterator[np.ndarray]:
     spec = store.manifest.spec
     contexts = load_windows(store.folder, "train").tokens[: max(1, spec.table_tokens // spec.context)]
     for first in range(0, len(contexts), COUNT_AT_ONCE // spec.context):
-        yield contexts[first : first + COUNT_AT_ONCE // spec.context].reshape(-1)
+        yield contexts[first : first + COUNT_AT_ONCE // spec.context, spec.first :]
 
 
 def _same_model(store: RunStore, model: LanguageModel) -> bool:
     return store.manifest.model.get("hash") == model.hash
 
 
-def _write_windows(store: RunStore, model: LanguageModel, args: Args, asked: dict[str, int]) -> dict[str, Any]:
+def _write_windows(store: RunStore, model: LanguageModel, commit: str, asked: dict[str, int]) -> dict[str, Any]:
+    spec = store.manifest.spec
+    corpus = replace(spec.corpus, revision=commit or spec.corpus.revision)
     return tokenise_to(
         store.folder / "corpus",
-        documents_of(CorpusSpec.parse(args.corpus), args.seed),
+        documents_of(corpus, spec.seed),
         model.tokenizer,
         train_tokens=asked["train"],
         held_out_tokens=asked["held_out"],
-        context=args.context,
-        window=args.window,
+        context=spec.context,
+        window=spec.window,
+        end_of_text=spec.end_of_text == "after",
     )
 
 
@@ -159,7 +188,8 @@ def _ship(source: Path, target: Path) -> None:
     if not (source / "config.json").is_file():
         found = "no config.json there" if source.is_dir() else "no such folder"
         raise ModelError(f"a model folder to copy at {source}", found, "Give a folder with --model to use --ship-model")
-    files = sorted({f for pattern in MODEL_FILES for f in source.glob(pattern)}, key=lambda f: f.name == "config.json")
+    patterns = MODEL_FILES if any(source.glob("*.safetensors")) else (*MODEL_FILES, "pytorch_model*.bin")
+    files = sorted({f for pattern in patterns for f in source.glob(pattern)}, key=lambda f: f.name == "config.json")
     with storage_errors(target):
         target.mkdir(parents=True, exist_ok=True)
         for file in files:

@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 
 from precompute.common import bar, load_entry
-from precompute.harvest import HarvestArgs, code_indexes, release_codes, table_text
-from precompute.tables import provenance, step_state, token_names, waiting
+from precompute.harvest import HarvestArgs, code_indexes, release_codes
+from precompute.tables import waiting
 from sae_core.code_index import CodeIndex, FeatureCodes
 from sae_core.contexts import TokenText
 from sae_core.feature_stats import (
@@ -28,10 +28,12 @@ from sae_core.feature_stats import (
 from sae_core.histograms import TokenHistogram, token_histogram
 from sae_core.schemas import DENSE_ABOVE, TOKEN_HISTOGRAMS, TOP_TOKENS
 from sae_core.store import DictionaryEntry, RunStore
+from sae_core.table_making import provenance, step_state, table_text, token_names
 
 STEP = "features"
 state = partial(step_state, step=STEP)
 FEATURES_AT_ONCE = 256
+TOKENS_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Args(HarvestArgs):
 
 def run(store: RunStore, args: Args) -> None:
     """Write features, token_histograms and token_features of every main dictionary that lacks them."""
-    entries = waiting(store, STEP)
+    entries = [work.entry for work in waiting(store, STEP)]
     if not entries:
         return
     indexes = code_indexes(store, entries, args.device, args.batch)
@@ -68,7 +70,8 @@ class FeatureTables:
 
     def __init__(self, text: TokenText, names: np.ndarray, outliers: np.ndarray) -> None:
         self.text, self.names, self.outliers = text, names, outliers
-        self.occurrences = np.bincount(text.token_ids, minlength=len(names) - 1)
+        n_names = len(names) - 1
+        self.occurrences = occurrences(text.token_ids, n_names) - occurrences(text.uncounted, n_names)
         self.strongest = StrongestFeatures(len(self.occurrences))
         self.rows: list[dict] = []
 
@@ -94,7 +97,7 @@ class FeatureTables:
     def _feature_row(
         self, found: FeatureCodes, counts: np.ndarray, sums: np.ndarray, histogram: TokenHistogram
     ) -> dict:
-        n, n_tokens = len(found.codes), len(self.text.token_ids)
+        n, n_tokens = len(found.codes), self.text.n_counted
         top = top_tokens(sums)
         return {
             "feature": found.feature,
@@ -126,6 +129,13 @@ class FeatureTables:
                 "share_of_feature": counts / n_active[features],
             }
         )
+
+
+def occurrences(token_ids: np.ndarray, n_tokens: int) -> np.ndarray:
+    """How often each token occurs, [n_tokens]; a part at a time, so that memory does not grow with the text."""
+    parts = range(0, len(token_ids), TOKENS_AT_ONCE)
+    counts = (np.bincount(token_ids[i : i + TOKENS_AT_ONCE], minlength=n_tokens) for i in parts)
+    return sum(counts, np.zeros(n_tokens, np.int64))
 
 
 def top_tokens(sums: np.ndarray, n: int = TOP_TOKENS) -> np.ndarray:

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 
 from precompute.common import bar, load_entry, load_model
-from precompute.tables import MAKES, fresh_folder, owners, states
+from precompute.tables import fresh_folder
 from sae_core.code_index import CodeIndex
 from sae_core.contexts import TokenText
-from sae_core.corpus import load_windows
 from sae_core.dictionaries import Dictionary
+from sae_core.feature_selection import ALL
 from sae_core.language_model import LanguageModel
 from sae_core.store import DictionaryEntry, RunStore
+from sae_core.table_making import CODES, MAKES, codes_made_from, made, owners, table_text
 
-SCRATCH = "codes"
 CODES_AT_ONCE = 2**25
 
 Entries = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -38,11 +38,14 @@ class HarvestArgs:
     """contexts run through the model at once while harvesting"""
 
 
-def table_text(store: RunStore) -> TokenText:
-    """The table tokens of a run: the first `table_tokens` tokens of the training split, in whole contexts."""
-    spec = store.manifest.spec
-    contexts = load_windows(store.folder, "train").tokens[: max(1, spec.table_tokens // spec.context)]
-    return TokenText(contexts.reshape(-1), spec.context, spec.window)
+@dataclass(frozen=True)
+class FeatureArgs(HarvestArgs):
+    """Settings of the steps that can be asked for some features; more can be added later."""
+
+    features: str = ALL
+    """all; 3,17,40; 0-99; or a filter such as `alive and density<0.01`. What the tables hold already stays"""
+    only: str = ""
+    """part of a dictionary id, such as L2-: only these dictionaries, so that processes can share the work"""
 
 
 def code_indexes(
@@ -57,14 +60,14 @@ def code_indexes(
         dictionaries = {entry.id: load_entry(store, entry, model.device) for entry in entries}
         for shard in bar(sorted(set().union(*missing.values())), "codes of the table tokens", unit="shard"):
             wanted = {id: dictionaries[id] for id in indexes if shard in missing[id]}
-            for id, found in harvest(model, wanted, shard_contexts(indexes[entries[0].id], shard, text), batch).items():
+            contexts = shard_contexts(indexes[entries[0].id], shard, text)
+            for id, found in harvest(model, wanted, contexts, batch, text.first).items():
                 indexes[id].write(shard, *found)
     return indexes
 
 
 def _open(store: RunStore, entry: DictionaryEntry, text: TokenText) -> CodeIndex:
-    made_from = store.provenance(entry.id, n_tokens=len(text.token_ids), context=text.context)
-    folder = fresh_folder(store.scratch(SCRATCH) / entry.id, made_from)
+    folder = fresh_folder(store.scratch(CODES) / entry.id, codes_made_from(store, entry, text))
     return CodeIndex(folder, entry.n_features, len(text.token_ids), text.context)
 
 
@@ -75,9 +78,12 @@ def shard_contexts(index: CodeIndex, shard: int, text: TokenText) -> np.ndarray:
 
 
 def harvest(
-    model: LanguageModel, dictionaries: dict[str, Dictionary], contexts: np.ndarray, batch: int
+    model: LanguageModel, dictionaries: dict[str, Dictionary], contexts: np.ndarray, batch: int, first: int = 0
 ) -> dict[str, Entries]:
-    """Codes != 0 of each dictionary on contexts [n, t]: token (row x t + position), feature and code, by token."""
+    """Codes != 0 of each dictionary on contexts [n, t]: token (row x t + position), feature and code, by token.
+
+    Positions before `first` are left out.
+    """
     sites = list(dict.fromkeys(dictionary.site for dictionary in dictionaries.values()))
     found: dict[str, list[Entries]] = {id: [] for id in dictionaries}
     for start in range(0, len(contexts), batch):
@@ -86,7 +92,14 @@ def harvest(
         for id, dictionary in dictionaries.items():
             flat = x[dictionary.site].flatten(0, 1).to(dictionary.W_dec.dtype)
             found[id] += _sparse_codes(dictionary, flat, start * contexts.shape[1])
-    return {id: tuple(np.concatenate(part) for part in zip(*parts, strict=True)) for id, parts in found.items()}
+    joined = {id: tuple(np.concatenate(part) for part in zip(*parts, strict=True)) for id, parts in found.items()}
+    return {id: _from(first, contexts.shape[1], entries) for id, entries in joined.items()} if first else joined
+
+
+def _from(first: int, context: int, entries: Entries) -> Entries:
+    """The entries at position `first` of their context or later."""
+    counts = entries[0] % context >= first
+    return tuple(part[counts] for part in entries)
 
 
 @torch.inference_mode()
@@ -110,12 +123,17 @@ def drop_codes(store: RunStore, entries: Sequence[DictionaryEntry]) -> None:
     Those of all others stay: another process may be reading them.
     """
     for entry in entries:
-        waiting = (step for step in MAKES if entry in owners(store, step) and states(store, step, entry) != {"ready"})
-        if next(waiting, None) is None:
-            shutil.rmtree(store.folder / "scratch" / SCRATCH / entry.id, ignore_errors=True)
+        if not _needed(store, entry):
+            shutil.rmtree(store.folder / "scratch" / CODES / entry.id, ignore_errors=True)
 
 
 def release_codes(store: RunStore) -> None:
-    """Remove the indexes once no table needs them any more."""
-    if all(states(store, step, entry) == {"ready"} for step in MAKES for entry in owners(store, step)):
-        store.clear_scratch(SCRATCH)
+    """Remove the indexes once every table holds what it was asked for."""
+    if not any(_needed(store, entry) for entry in store.main_dictionaries):
+        store.clear_scratch(CODES)
+
+
+def _needed(store: RunStore, entry: DictionaryEntry) -> bool:
+    """Whether a table of the dictionary is still to be made; one of some features has what it was asked for."""
+    steps = (step for step in MAKES if entry in owners(store, step))
+    return any(made(store, step, entry).state in ("missing", "stale") for step in steps)

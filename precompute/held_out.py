@@ -55,13 +55,13 @@ def _array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return np.lib.format.open_memmap(path, "w+", np.float32, shape)
 
 
-def batches(x: np.ndarray, wanted: np.ndarray, rows: slice) -> Batches:
-    """Passes over some contexts of activations x [n, t, width] and properties wanted [n, t, V]."""
-    first, last, _ = rows.indices(len(x))
+def batches(x: np.ndarray, wanted: np.ndarray, rows: slice, first: int = 0) -> Batches:
+    """Passes over some contexts of activations x [n, t, width] and properties wanted [n, t, V], from `first` on."""
+    begin, last, _ = rows.indices(len(x))
 
     def passing() -> Iterable[tuple[Tensor, Tensor]]:
-        for start in range(first, last, CONTEXTS_AT_ONCE):
-            part = slice(start, min(start + CONTEXTS_AT_ONCE, last))
+        for start in range(begin, last, CONTEXTS_AT_ONCE):
+            part = slice(start, min(start + CONTEXTS_AT_ONCE, last)), slice(first, None)
             yield torch.from_numpy(np.array(x[part])), torch.from_numpy(wanted[part])
 
     return passing

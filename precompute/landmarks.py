@@ -112,10 +112,11 @@ class HeldOut:
     tokens: np.ndarray
     labels: dict[str, np.ndarray]
     x: dict[Site, np.ndarray]
+    first: int = 0
 
     def batches(self, site: Site, wanted: np.ndarray, rows: slice) -> Batches:
         """Passes over some contexts; wanted: [n * t] of bool."""
-        return batches(self.x[site], wanted.reshape(self.ids.shape)[..., None], rows)
+        return batches(self.x[site], wanted.reshape(self.ids.shape)[..., None], rows, self.first)
 
 
 @contextmanager
@@ -126,7 +127,7 @@ def held_out(store: RunStore, model: LanguageModel, dictionaries: dict[str, Dict
     flat = {name: values.reshape(-1) for name, values in labels.items()}
     sites = list(dict.fromkeys(dictionary.site for dictionary in dictionaries.values()))
     with site_activations(store, model, sites, ids, "landmarks") as x:
-        yield HeldOut(ids, readable[ids.reshape(-1)], flat, x)
+        yield HeldOut(ids, readable[ids.reshape(-1)], flat, x, store.manifest.spec.first)
 
 
 def detectors(dictionaries: dict[str, Dictionary], tokens: HeldOut, wanted: np.ndarray) -> Iterator[Detector]:

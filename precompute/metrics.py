@@ -16,7 +16,7 @@ from sae_core.dictionaries import read_metadata
 from sae_core.errors import DictionaryError, SpecError
 from sae_core.language_model import LanguageModel
 from sae_core.metrics import Metrics, held_out_batches, measure
-from sae_core.specs import HEADLINE_L0, HEADLINE_RATIO, HEADLINE_RULE
+from sae_core.specs import HEADLINE_L0, HEADLINE_RATIO, HEADLINE_RULE, IMPORTED_KINDS
 from sae_core.store import DictionaryEntry, RunStore
 
 
@@ -77,7 +77,8 @@ def _measure_layer(store: RunStore, model: LanguageModel, entries: Sequence[Dict
     batches = list(held_out_batches(tokens, args.metric_tokens, model.d_vocab, args.batch, model.device))
     dictionaries = [load_entry(store, entry, model.device) for entry in entries]
     what = f"metrics of layer {entries[0].spec.site.layer} ({len(entries)} dictionaries)"
-    for entry, metrics in zip(entries, measure(model, dictionaries, bar(batches, what)), strict=True):
+    found = measure(model, dictionaries, bar(batches, what), store.manifest.spec.first)
+    for entry, metrics in zip(entries, found, strict=True):
         frame = pd.DataFrame([row(entry, metrics, read_metadata(store.dictionary_folder(entry.id)))])
         store.write_table("metrics", frame, entry.id, store.provenance(entry.id, **_settings(args)))
 
@@ -134,17 +135,21 @@ def _choose(store: RunStore, tables: tuple[str, ...]) -> None:
 def assign_roles(
     entries: Iterable[DictionaryEntry], l0: Mapping[str, float], tables: Iterable[str] = ()
 ) -> tuple[DictionaryEntry, ...]:
-    """`main`: one dictionary of each site (`_preference`), and those whose id fits a pattern of `tables`; else `sweep`.
+    """`main`: one dictionary of each site (`_preference`), those whose id fits a pattern of `tables`, and all imported
+    ones; else `sweep`.
 
-    `headline`: of each layer the tied resid_post one chosen so, not by a pattern. Dictionaries to compare with and grid
-    ones take no part and keep the role they were given.
+    `headline`: of each layer the tied resid_post one chosen so, not by a pattern, or where there is none the imported
+    one. Dictionaries to compare with and grid ones take no part and keep the role they were given.
     """
     entries, tables = tuple(entries), tuple(tables)
     candidates = _candidates(entries)
+    imported = [e for e in candidates if e.spec.kind in IMPORTED_KINDS]
     usual = _first(candidates, l0, lambda e: e.spec.site)
-    tied = [e for e in candidates if e.id in usual and e.spec.site.name == "resid_post" and e.spec.kind == "tied"]
-    headline = _first(tied, l0, lambda e: e.spec.site.layer)
+    tied = [e for e in candidates if e.id in usual and e.spec.kind == "tied"]
+    stream = [e for e in (*tied, *imported) if e.spec.site.name == "resid_post"]
+    headline = _first(stream, l0, lambda e: e.spec.site.layer)
     main = usual | {e.id for e in candidates if any(fnmatchcase(e.id, pattern) for pattern in tables)}
+    main |= {e.id for e in imported}
     roles = {e.id: "main" if e.id in main else "sweep" for e in candidates}
     return tuple(replace(e, role=roles[e.id], headline=e.id in headline) if e.id in roles else e for e in entries)
 
@@ -166,9 +171,11 @@ def _first(
 def _preference(entry: DictionaryEntry, l0: float) -> tuple:
     """The paper's kind of the site (tied, and untied in the MLP) before others; the ratio nearest 4; the L0 nearest 30.
 
-    Ties go to the smaller ratio and the smaller alpha.
+    Ties go to the smaller ratio and the smaller alpha. Of imported ones only the L0 counts, and they come last.
     """
     spec = entry.spec
+    if spec.kind in IMPORTED_KINDS:
+        return True, "~imported", 0.0, 0.0, abs(l0 - HEADLINE_L0), spec.alpha
     usual = "untied" if spec.site.name == "mlp_post" else "tied"
     size = abs(log(spec.ratio / HEADLINE_RATIO)), spec.ratio
     return spec.kind != usual, spec.kind, *size, abs(l0 - HEADLINE_L0), spec.alpha

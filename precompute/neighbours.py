@@ -12,11 +12,12 @@ from scipy import sparse
 
 from precompute.common import load_entry
 from precompute.harvest import HarvestArgs, code_indexes, release_codes
-from precompute.tables import provenance, step_state, waiting
+from precompute.tables import waiting
 from sae_core.code_index import CodeIndex
 from sae_core.matching import unit_directions
 from sae_core.schemas import NEIGHBOURS
 from sae_core.store import DictionaryEntry, RunStore
+from sae_core.table_making import provenance, step_state
 
 STEP = "neighbours"
 state = partial(step_state, step=STEP)
@@ -33,7 +34,7 @@ class Args(HarvestArgs):
 
 def run(store: RunStore, args: Args) -> None:
     """Write the neighbours of every main dictionary that lacks them."""
-    entries = waiting(store, STEP)
+    entries = [work.entry for work in waiting(store, STEP)]
     if not entries:
         return
     indexes = code_indexes(store, entries, args.device, args.batch)

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sae_core import running
 from sae_core.activations import ActivationStream
 from sae_core.dictionaries import Dictionary
-from sae_core.ensemble import Ensemble
+from sae_core.ensemble import Ensemble, quick_precision
 from sae_core.errors import SpecError
 from sae_core.k_ensemble import ensemble_class
 from sae_core.language_model import LanguageModel
@@ -44,7 +45,7 @@ class Settings:
     seed: int = 0
     """of the initial weights and of the order of the text"""
     precision: str = "fp32"
-    """matrix products in fp32 or bf16 (faster where the processor knows it); weights and sums are always fp32"""
+    """matrix products in fp32 or bf16, or auto: bf16 where it is quicker here; weights and sums are always fp32"""
     device: str = "auto"
     """auto, cpu, cuda or mps"""
     batch: int = 16
@@ -66,6 +67,11 @@ def check(settings: Settings, lengths: Sequence[int]) -> None:
         raise SpecError(expected, f"a decay of {settings.decay}", "Leave --decay out, or train one length at a time")
 
 
+def settled(settings: Settings, device: torch.device) -> Settings:
+    """The same with the precision that auto stands for on a device."""
+    return replace(settings, precision=quick_precision(device)) if settings.precision == "auto" else settings
+
+
 def train_spec(settings: Settings, kind: str, tokens: int) -> TrainSpec:
     """How a dictionary of this kind is trained on so many tokens."""
     general = settings.batch_size, settings.lr, settings.warmup_steps, settings.seed, settings.decay
@@ -82,16 +88,17 @@ def trained(
     settings: Settings,
     scratch: Path,
     made_from: dict[str, str],
+    first: int = 0,
 ) -> Iterator[tuple[int, float, list[Dictionary]]]:
     """Train all specs on the same batches; at each length: it (tokens), the seconds so far, and the dictionaries.
 
-    windows: [n, context] token ids; lengths: ascending. A killed run continues from its checkpoint in `scratch`, which
-    goes after the last length.
+    windows: [n, context] token ids, used from position `first` on; lengths: ascending. A killed run continues from its
+    checkpoint in `scratch`, which goes after the last length.
     """
     ensembles = _ensembles(specs, model, settings, lengths[-1])
     checkpoint = scratch / f"{fingerprint(ensembles, **made_from)}.safetensors"
     sites = tuple(dict.fromkeys(e.site for e in ensembles))
-    stream = ActivationStream(model, windows, sites, settings.batch_size, settings.seed, settings.batch)
+    stream = ActivationStream(model, windows, sites, settings.batch_size, settings.seed, settings.batch, first=first)
     for length in lengths:
         seconds = _train(ensembles, stream, length // settings.batch_size, checkpoint)
         yield length, seconds, [dictionary for e in ensembles for dictionary in e.dictionaries()]
@@ -124,6 +131,7 @@ def _reporter(bar: tqdm, batch_size: int) -> Callable[[int, list[LossParts]], No
 
     def report(step: int, parts: list[LossParts]) -> None:
         bar.update(step * batch_size - bar.n)
+        running.tell("dictionaries", step * batch_size, bar.total)
         if step % STEPS_BETWEEN_READINGS == 0:
             mse = torch.cat([p.mse for p in parts])
             bar.set_postfix_str(f"{len(mse)} dictionaries, mse {mse.min():.3g} .. {mse.max():.3g}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from precompute.steps import STEPS, Step
 from sae_core.store import RunStore
@@ -18,15 +18,27 @@ class Args:
     run: Path
     """folder of the run; made if it does not exist, continued if it does"""
     model: str
-    """a Hugging Face id or a folder with a GPT-NeoX model (Pythia)"""
+    """pythia-70m-deduped and its sisters, a hub id such as EleutherAI/pythia-70m@step143000, or a folder"""
     corpus: str
-    """text:FILES, hub:DATASET[:split[:column]] or miniature"""
+    """text:FILES, hub:DATASET[@revision][:split[:column]] or miniature"""
     revision: str | None = None
-    """branch, tag or commit of a hub model"""
+    """branch, tag or commit of a hub model, as after the @"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """of the model's weights; auto: float32, or bfloat16 on a GPU too small for that"""
+    context: int = 256
+    """tokens a context"""
+    window: int = 64
+    """tokens a window: what contexts, effects and trees are shown and computed on"""
+    end_of_text: Literal["after", "none"] = "after"
+    """the end-of-text token after each document, or none"""
+    skip_first: bool = False
+    """position 0 of each context is read by the model and counted nowhere: its activations are often outliers"""
     layers: str = "all"
     """layers that get a dictionary: all, 0-5 or 0,2,4"""
     sites: str = "resid_post"
     """sites that get dictionaries, separated by commas: resid_post, mlp_post, mlp_out, attn_out"""
+    space: Literal["raw", "centred"] = "raw"
+    """activations as they are, or with the mean over d removed"""
     kind: str = "tied"
     """tied (the paper's residual form) or untied"""
     ratio: float = 4.0
@@ -41,6 +53,8 @@ class Args:
     """held-out tokens for the metrics"""
     seed: int = 0
     """of every draw"""
+    features: str = "all"
+    """which get contexts, effects and edges: all; 3,17,40; 0-99; or a filter such as `alive and density<0.01`"""
     precision: str = "fp32"
     """matrix products of dictionary training in fp32 or bf16 (faster where the processor knows it)"""
     device: str = "auto"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from sae_core import running
 from sae_core.store import RunStore
 
 
@@ -35,10 +36,11 @@ class Step:
         return self.module.state(store)
 
     def run(self, store: RunStore, args: Any) -> None:
-        """Do the work, then note its cost in the manifest."""
+        """Do the work, marked as running, then note its cost in the manifest."""
         continued = self.state(store) == "partial"
         started = time.perf_counter()
-        self.module.run(store, args)
+        with running.marked(store.folder, self.name):
+            self.module.run(store, args)
         seconds = time.perf_counter() - started
         store.reload()  # steps that do not need each other may run side by side
         before = store.manifest.steps.get(self.name, {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 from precompute import passes
 from precompute.common import load_model, parse_layers
@@ -25,6 +25,8 @@ class Args(Settings):
     """layers: all, 0-5 or 0,2,4"""
     sites: str = "resid_post"
     """sites, separated by commas: resid_post, mlp_post, mlp_out, attn_out"""
+    space: Literal["raw", "centred"] = "raw"
+    """activations as they are, or with the mean over d removed: only where a model ignores that mean"""
     kind: str = "tied"
     """tied (the paper's residual form), untied, frozen (untied, random decoder), batchtopk or jumprelu"""
     ratio: float = 4.0
@@ -41,7 +43,7 @@ class Args(Settings):
 
 def run(store: RunStore, args: Args) -> None:
     """Train what is missing, save each dictionary as a SAELens folder and list it in the manifest."""
-    sizes = {"kinds": (args.kind,), "ratios": (args.ratio,), "variant": args.variant}
+    sizes = {"kinds": (args.kind,), "ratios": (args.ratio,), "variant": args.variant, "space": args.space}
     wanted = grid(store, args.layers, args.sites, alphas=args.alphas, ks=args.ks, **sizes)
     train_missing(store, wanted, (args.tokens,), args)
 
@@ -68,6 +70,7 @@ def grid(
     alphas: Sequence[float],
     ks: Sequence[int],
     variant: str = "",
+    space: str = "raw",
 ) -> list[DictionarySpec]:
     """One spec for each layer, site, kind, ratio and alpha, or k.
 
@@ -77,7 +80,7 @@ def grid(
     _check_grid(ratios, alphas, ks)
     n_layers = store.manifest.model["n_layers"]
     numbers = range(n_layers) if layers == "all" else parse_layers(layers, n_layers)
-    places = [Site(layer, name.strip()) for layer, name in product(numbers, sites.split(","))]
+    places = [Site(layer, name.strip(), space) for layer, name in product(numbers, sites.split(","))]
     found = [
         DictionarySpec(site, kind, ratio, **sparsity, variant=variant)
         for site, kind, ratio in product(places, kinds, ratios)
@@ -169,11 +172,15 @@ def train_missing(store: RunStore, wanted: Sequence[DictionarySpec], lengths: Se
         if missing:
             groups.setdefault(missing[-1], []).append(spec)
     model = load_model(store, args.device) if groups else None
+    settled = passes.settled(args, model.device) if groups else args
+    for site in dict.fromkeys(spec.site for specs in groups.values() for spec in specs):
+        model.check_edit(site)
     for last, specs in groups.items():
         due = [n for n in lengths if n <= last and not all(_is_trained(store, s, n, lengths[-1], args) for s in specs)]
         windows, scratch = load_windows(store.folder, "train").tokens, store.scratch("train")
-        for n, seconds, found in passes.trained(model, windows, specs, due, args, scratch, made_from(store)):
-            _keep(store, found, n, lengths[-1], seconds / len(specs), args)
+        first = store.manifest.spec.first
+        for n, seconds, found in passes.trained(model, windows, specs, due, settled, scratch, made_from(store), first):
+            _keep(store, found, n, lengths[-1], seconds / len(specs), settled)
 
 
 def at(spec: DictionarySpec, tokens: int, longest: int) -> DictionarySpec:
@@ -192,8 +199,9 @@ def _is_trained(store: RunStore, spec: DictionarySpec, tokens: int, longest: int
 
 
 def _settings(store: RunStore, args: Settings, kind: str, tokens: int) -> dict[str, Any]:
-    """Everything besides its spec that decides how a dictionary comes out."""
-    return {"train": train_spec(args, kind, tokens).to_dict(), "precision": args.precision, **made_from(store)}
+    """Everything besides its spec that decides how a dictionary comes out; any precision is right for auto."""
+    precision = {} if args.precision == "auto" else {"precision": args.precision}
+    return {"train": train_spec(args, kind, tokens).to_dict(), **precision, **made_from(store)}
 
 
 def _keep(

@@ -37,8 +37,9 @@ class HasSites(Protocol):
 class ActivationStream:
     """Batches of activations at several sites for the same tokens.
 
-    tokens: [n, context] token ids, a memory map; every position is used, the first included, as in the paper.
-    The last contexts of a pass that do not fill a batch are left out; another pass has others there.
+    tokens: [n, context] token ids, a memory map; every position from `first` on is used (0: all of them, as in the
+    paper). The last contexts of a pass that do not fill a batch are left out, and with a `first` above 0 the last
+    tokens of a block; another pass has others there.
     """
 
     model: HasSites
@@ -48,6 +49,7 @@ class ActivationStream:
     seed: int = 0
     contexts_at_once: int = 16
     buffer_bytes: int = 512 * 2**20
+    first: int = 0
 
     def batches(self, start: int, stop: int) -> Iterator[dict[Site, Tensor]]:
         """Batches number start .. stop-1, each {site: [batch_size, width]} in float32 on the model's device.
@@ -74,25 +76,34 @@ class ActivationStream:
         return self.tokens.shape[1]
 
     @property
+    def _used(self) -> int:
+        """Tokens used of each context."""
+        return self._context - self.first
+
+    @property
+    def _group(self) -> int:
+        """Contexts that go together: they hold a whole number of batches, or, without position 0, at least one."""
+        return -(-self.batch_size // self._used) if self.first else lcm(self._context, self.batch_size) // self._context
+
+    @property
     def _usable_contexts(self) -> int:
-        """Contexts of one pass: a whole number of batches."""
-        group = lcm(self._context, self.batch_size) // self._context
-        return len(self.tokens) // group * group
+        """Contexts of one pass."""
+        return len(self.tokens) // self._group * self._group
 
     @property
     def _batches_in_pass(self) -> int:
-        return self._usable_contexts * self._context // self.batch_size
+        whole, rest = divmod(self._usable_contexts, self._contexts_in_block)
+        return whole * self._batches_in_block + rest * self._used // self.batch_size
 
     @cached_property
     def _contexts_in_block(self) -> int:
-        group = lcm(self._context, self.batch_size) // self._context
-        width = sum(site.width(self.model.d_model) for site in self.sites)
+        group, width = self._group, sum(site.width(self.model.d_model) for site in self.sites)
         fitting = self.buffer_bytes // (FLOAT_BYTES * width * self._context)
         return min(max(group, fitting // group * group), self._usable_contexts)
 
     @property
     def _batches_in_block(self) -> int:
-        return self._contexts_in_block * self._context // self.batch_size
+        return self._contexts_in_block * self._used // self.batch_size
 
     def _check_size(self) -> None:
         if self._usable_contexts == 0:
@@ -105,7 +116,7 @@ class ActivationStream:
     # ---- one block
 
     def _buffer(self, site: Site) -> Tensor:
-        shape = self._contexts_in_block * self._context, site.width(self.model.d_model)
+        shape = self._contexts_in_block * self._used, site.width(self.model.d_model)
         return torch.empty(shape, dtype=torch.float32, device=self.model.device)
 
     def _block_contexts(self, epoch: int, block: int) -> np.ndarray:
@@ -119,6 +130,8 @@ class ActivationStream:
             ids = self.tokens[rows[i : i + self.contexts_at_once]].astype(np.int64)
             found = self.model.sites(torch.from_numpy(ids).to(self.model.device), self.sites)
             for site, buffer in buffers.items():
-                buffer[i * self._context :][: ids.size] = found[site].flatten(0, 1)
-        order = np.random.default_rng(seed).permutation(len(rows) * self._context)
+                used = found[site][:, self.first :].flatten(0, 1)
+                buffer[i * self._used :][: len(used)] = used
+        n = len(rows) * self._used
+        order = np.random.default_rng(seed).permutation(n)[: n // self.batch_size * self.batch_size]
         return torch.from_numpy(order).view(-1, self.batch_size).to(self.model.device)

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
 
@@ -58,16 +59,16 @@ class Annotations:
         Raises AnnotationError for texts that are too long, or if the file cannot be written.
         """
         self.store.check_feature(dictionary, feature)
-        label, note = _checked("label", label, LONGEST_LABEL), _checked("note", note, LONGEST_NOTE)
+        label, note = checked("label", label, LONGEST_LABEL), checked("note", note, LONGEST_NOTE)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         row = (dictionary, self._hash(dictionary), feature, label, note, int(star), now)
-        with self._connection() as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute(_SCHEMA)
+        with connection(self.path) as opened:
+            opened.execute("PRAGMA journal_mode=WAL")
+            opened.execute(_SCHEMA)
             if label or note or star:
-                connection.execute("INSERT OR REPLACE INTO annotations VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                opened.execute("INSERT OR REPLACE INTO annotations VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             else:
-                connection.execute("DELETE FROM annotations WHERE hash = ? AND feature = ?", row[1:3])
+                opened.execute("DELETE FROM annotations WHERE hash = ? AND feature = ?", row[1:3])
 
     def frame(self, dictionary: str | None = None) -> pd.DataFrame:
         """All rows, or those of one dictionary, by dictionary and feature: for search and export."""
@@ -87,22 +88,35 @@ class Annotations:
         return self.store.dictionary(dictionary).hash
 
     def _select(self, condition: str, *values: object) -> list[tuple]:
-        if not self.path.exists():  # looking must not make a file: the run may be read-only
+        return select(self.path, "annotations", COLUMNS, condition, *values)
+
+
+# ---- the file, which one's own labels share with imported ones (sae_core.imported_labels)
+
+
+def select(path: Path, table: str, columns: tuple[str, ...], condition: str, *values: object) -> list[tuple]:
+    """Rows of a table of the labels file; none where the file or the table is not there yet."""
+    if not path.exists():  # looking must not make a file: the run may be read-only
+        return []
+    with connection(path) as opened:
+        if not opened.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
             return []
-        with self._connection() as connection:
-            return connection.execute(f"SELECT {', '.join(COLUMNS)} FROM annotations {condition}", values).fetchall()
-
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with contextlib.closing(sqlite3.connect(self.path, timeout=WAIT_SECONDS)) as connection, connection:
-                yield connection
-        except sqlite3.Error as error:
-            fix = "Check the disk and the folder's permissions, or move the file away to start a new one"
-            raise AnnotationError(f"a labels file at {self.path}", str(error), fix) from None
+        return opened.execute(f"SELECT {', '.join(columns)} FROM {table} {condition}", values).fetchall()
 
 
-def _checked(what: str, text: str, longest: int) -> str:
+@contextlib.contextmanager
+def connection(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection of one's own, committed at the end. Raises AnnotationError if the file cannot be used."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as opened, opened:
+            yield opened
+    except sqlite3.Error as error:
+        fix = "Check the disk and the folder's permissions, or move the file away to start a new one"
+        raise AnnotationError(f"a labels file at {path}", str(error), fix) from None
+
+
+def checked(what: str, text: str, longest: int) -> str:
+    """The text without space around it, as UTF-8. Raises AnnotationError if it is too long."""
     text = text.strip()
     if len(text) > longest:
         raise AnnotationError(f"a {what} of at most {longest} characters", f"{len(text)}", f"Shorten the {what}")

@@ -3,10 +3,10 @@
 1. Read the context, cut at the target token, once, up to the residual x that enters the child's block.
 2. A parent j that is active at positions P changes x only there: x'_p = x_p - c_pj d_j. The child is read at the
    target token alone, so of the whole block only these change: keys and values at P and, where the target token is
-   in P, its query and its MLP.
+   in P, its query and its MLP. In a sequential block the MLP reads attn_out, so it changes for every parent.
 3. LayerNorm then projection is linear up to one scalar: W LN(x') + b = (A x - c A d) / sigma(x') + W beta + b with
    A y = W (gamma * (y - mean y)). A x is known for each position and A d for each parent, so an edited key, query or
-   value costs O(d) rather than O(d^2).
+   value costs O(d) rather than O(d^2). An RMSNorm takes no mean away and has no beta.
 4. The child's drop is (a - a') / a; the edge is its mean over ALL contexts, 0 where the parent is silent.
 """
 
@@ -34,11 +34,15 @@ EDGES = ("feature", "parent", "relative_drop", "stderr", "n_contexts", "cosine")
 
 @dataclass(frozen=True)
 class Contexts:
-    """Sampled contexts of several targets: context i is ids[i, : lengths[i]]; its last token is the target token."""
+    """Sampled contexts of several targets: context i is ids[i, : lengths[i]]; its last token is the target token.
+
+    No parent is removed before position `first`.
+    """
 
     ids: Tensor  # [c, t], anything to the right of the length
     lengths: Tensor  # [c]
     targets: Tensor  # [c], the child feature that each context is a sample of
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,32 +80,34 @@ def parent_layer(model: LanguageModel, parent: Dictionary, child: Dictionary) ->
     if names != {"resid_post"} or child.site.layer != parent.site.layer + 1 or child.site.layer >= model.n_layers:
         raise DictionaryError(wanted, f"{parent.site.hook} and {child.site.hook}", "Choose such a pair")
     directions = parent.W_dec.to(model.W_U.dtype)
-    block = model.layers[child.site.layer]
-    bias = _heads(model, block.attention.query_key_value(block.input_layernorm.bias))
-    return ParentLayer(model, parent, directions, _project(model, child.site.layer, directions), bias)
+    block = child.site.layer
+    return ParentLayer(model, parent, directions, _project(model, block, directions), _constants(model, block))
 
 
 def _project(model: LanguageModel, layer: int, x: Tensor) -> list[Tensor]:
     """A x = W (gamma * (x - mean x)) of queries, keys, values, not rotated; [n, d] -> three [n, heads, d_head]."""
     block = model.layers[layer]
-    centred = block.input_layernorm.weight * (x - x.mean(-1, keepdim=True))
-    return _heads(model, F.linear(centred, block.attention.query_key_value.weight))
+    return [part.contiguous() for part in block.project(block.attention_norm.numerator(x), bias=False)]
 
 
-def _heads(model: LanguageModel, qkv: Tensor) -> list[Tensor]:
-    parts = qkv.view(-1, model.n_heads, 3 * model.d_head).chunk(3, dim=-1)
-    return [part.contiguous() for part in parts]
+def _constants(model: LanguageModel, layer: int) -> list[Tensor]:
+    """W beta + b of queries, keys and values; three [1, heads, d_head]."""
+    block = model.layers[layer]
+    shift = block.attention_norm.shift
+    return list(block.project(model.W_U.new_zeros(1, model.d_model) if shift is None else shift[None]))
 
 
 @torch.inference_mode()
-def edited_target(layer: ParentLayer, resid: Tensor) -> EditedTarget:
+def edited_target(layer: ParentLayer, resid: Tensor, first: int = 0) -> EditedTarget:
     """The child layer's residual at the last token of one context, for every parent that is active in it.
 
-    resid: [t, d], resid_post of the parents' layer. Equal, up to float error, to running the block once per parent.
+    resid: [t, d], resid_post of the parents' layer; no parent is removed before position `first`. Equal, up to float
+    error, to running the block once per parent.
     """
     model, t = layer.model, len(resid)
     x = in_space(resid, layer.dictionary.site.space).to(layer.dictionary.W_dec.dtype)
     codes = layer.dictionary.encode(x)
+    codes[:first] = 0
     feature, position = codes.T.nonzero(as_tuple=True)
     parents, row = feature.unique_consecutive(return_inverse=True)
     code = codes[position, feature].to(resid.dtype)
@@ -110,11 +116,14 @@ def edited_target(layer: ParentLayer, resid: Tensor) -> EditedTarget:
     z = _attention(layer, resid, Edited(feature, position, row + 1, code, changed), 1 + len(parents))
     last = resid[-1].expand(1 + len(parents), -1).clone()
     last[row[at_target] + 1] = changed[at_target]
+    attn_out = model.layers[layer.layer].attention_out(z)
+    if not model.parallel:
+        return EditedTarget(parents, model.after_attention(layer.layer, last, attn_out)["resid_post"])
     # Parents silent at the target token share the clean MLP output.
     mlp_out = model.mlp_out(layer.layer, model.mlp_post(layer.layer, torch.cat([resid[-1:], changed[at_target]])))
     mlp = mlp_out[0].expand_as(last).clone()
     mlp[row[at_target] + 1] = mlp_out[1:]
-    return EditedTarget(parents, mlp + model.layers[layer.layer].attention.dense(z) + last)
+    return EditedTarget(parents, mlp + attn_out + last)
 
 
 @dataclass(frozen=True)
@@ -163,9 +172,8 @@ def _finish(layer: ParentLayer, part: int, projected: Tensor, scale: Tensor, pos
 
 
 def _scale(layer: ParentLayer, resid: Tensor) -> Tensor:
-    """1 / sigma [n] of the LayerNorm before attention, of residuals [n, d]."""
-    variance = (resid - resid.mean(-1, keepdim=True)).square().mean(-1)
-    return (variance + layer.model.layers[layer.layer].input_layernorm.eps).rsqrt()
+    """1 / sigma [n] of the norm before attention, of residuals [n, d]."""
+    return layer.model.layers[layer.layer].attention_norm.denominator(resid).reciprocal()
 
 
 def relative_drops(child: Dictionary, feature: int, target: EditedTarget) -> Tensor | None:
@@ -194,7 +202,8 @@ def edges(
     for rows in (order[i : i + batch] for i in range(0, len(order), batch)):
         resid = model.prefix(contexts.ids[rows, : int(contexts.lengths[rows].max())], parent.site.layer)
         for i, row in enumerate(rows.tolist()):
-            feature, target = int(contexts.targets[row]), edited_target(layer, resid[i, : int(contexts.lengths[row])])
+            feature = int(contexts.targets[row])
+            target = edited_target(layer, resid[i, : int(contexts.lengths[row])], contexts.first)
             drops = relative_drops(child, feature, target)
             if drops is not None:
                 counted.append(feature)

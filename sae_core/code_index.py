@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
+from sae_core.feature_selection import consecutive
 from sae_core.store import atomic
 
 SHARD_TOKENS = 65_536
@@ -79,6 +80,11 @@ class CodeIndex:
         stop = self.n_features if stop is None else stop
         for first, last in self._blocks(start, stop):
             yield from self._block(first, last)
+
+    def chosen(self, features: np.ndarray) -> Iterator[FeatureCodes]:
+        """The entries of these ascending features, silent ones included."""
+        for start, stop in consecutive(features):
+            yield from self.features(start, stop)
 
     def active(self, n_tokens: int) -> sparse.csc_array:
         """Which features are active on about the first n_tokens tokens (whole shards): [tokens, n_features] of 1."""

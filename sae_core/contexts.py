@@ -24,11 +24,24 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class TokenText:
-    """The table tokens, flat: token_ids [n] in contexts of `context` tokens, each of whole windows of `window`."""
+    """The table tokens, flat: token_ids [n] in contexts of `context` tokens, each of whole windows of `window`.
+
+    Positions before `first` of a context, or of a window that is run on its own, are read and do not count.
+    """
 
     token_ids: np.ndarray
     context: int
     window: int
+    first: int = 0
+
+    @property
+    def uncounted(self) -> np.ndarray:
+        """The tokens that do not count."""
+        return self.token_ids.reshape(-1, self.context)[:, : self.first].reshape(-1)
+
+    @property
+    def n_counted(self) -> int:
+        return len(self.token_ids) - len(self.uncounted)
 
     @property
     def n_windows(self) -> int:

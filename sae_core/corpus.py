@@ -1,7 +1,8 @@
 """Text -> fixed-length token windows on disk.
 
 Documents are split by a stable hash into training and held-out ones, tokenised in blocks, each followed by the
-end-of-text token, and cut into contexts of equal length. Memory stays flat however long the corpus.
+end-of-text token (unless that is switched off), joined, and cut into contexts of equal length. Memory stays flat
+however long the corpus.
 
     corpus/corpus.json                  facts: sizes, sources, factors, hash
     corpus/SPLIT.tokens.bin             token ids [n, context], uint16 or uint32
@@ -49,11 +50,12 @@ def tokenise_to(
     held_out_tokens: int,
     context: int,
     window: int,
+    end_of_text: bool = True,
 ) -> dict[str, Any]:
     """Write both splits, at most that many tokens each, and return the facts (also in corpus.json).
 
     The folder is replaced as a whole when all is written. Reads no further into `documents` than needed.
-    `tokenizer` is a fast Hugging Face tokenizer with an end-of-text token.
+    `tokenizer` is a fast Hugging Face tokenizer with an end-of-text token, which ends each document if `end_of_text`.
     Raises CorpusError if a split does not fill one context, StorageError if the disk is full.
     """
     started = time.perf_counter()
@@ -63,11 +65,12 @@ def tokenise_to(
     with storage_errors(folder), ExitStack() as stack:
         temporary.mkdir(parents=True)
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+        end = [tokenizer.eos_token_id] if end_of_text else []
         dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
         splits = {name: _SplitWriter(temporary, name, dtype, n // context * context) for name, n in wanted.items()}
         with tqdm(desc="tokens", total=sum(s.limit for s in splits.values()), unit="tok", dynamic_ncols=True) as bar:
             for block in _blocks(_needed(documents, splits)):
-                bar.update(sum(_write_block(block, tokenizer, splits)))
+                bar.update(sum(_write_block(block, tokenizer, splits, end)))
         facts = _facts(splits, context, window, dtype) | {"seconds": round(time.perf_counter() - started, 1)}
         (temporary / "corpus.json").write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -97,12 +100,12 @@ def _blocks(documents: Iterable[tuple[str, TextDocument]]) -> Iterator[list[tupl
         yield block
 
 
-def _write_block(block: list, tokenizer: Any, splits: dict[str, _SplitWriter]) -> Iterator[int]:
+def _write_block(block: list, tokenizer: Any, splits: dict[str, _SplitWriter], end: list[int]) -> Iterator[int]:
     texts = [document.text for _, document in block]
     encodings = tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
     for (name, document), encoding in zip(block, encodings, strict=True):
         labels = document.labels(encoding.offsets) if document.labels else {}
-        yield splits[name].add([*encoding.ids, tokenizer.eos_token_id], document.source, labels)
+        yield splits[name].add([*encoding.ids, *end], document.source, labels)
 
 
 class _SplitWriter:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from sae_core.specs import CorpusSpec
 HELD_OUT_SHARE = 0.1
 TXT_DOCUMENT_CHARS = 4_000
 TXT_LONGEST_CHARS = 16_000
-SUFFIXES = (".txt", ".jsonl", ".parquet")
+SUFFIXES = (".txt", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
 
 Offsets = list[tuple[int, int]]
 Labels = dict[str, list[str]]
@@ -64,17 +67,19 @@ def _files(spec: CorpusSpec) -> Iterator[TextDocument]:
     readers = {".txt": _txt, ".jsonl": _jsonl, ".parquet": _parquet}
     for name in spec.source:
         path = Path(name)
-        if path.suffix not in readers:
+        suffix = Path(path.name.removesuffix(".gz")).suffix
+        if not path.name.endswith(SUFFIXES):
             raise CorpusError(f"files ending in {', '.join(SUFFIXES)}", path.name, "Convert it, or rename it")
         if not path.is_file():
             raise CorpusError("a corpus file", f"no file {path}", "Check the path")
-        yield from readers[path.suffix](path, spec.column)
+        yield from readers[suffix](path, spec.column)
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file with their line ends. Raises CorpusError if the file is not text."""
+    """Lines of a UTF-8 file or of a .gz of one, with their ends. Raises CorpusError if it is not text, or not whole."""
+    open_text = gzip.open if path.suffix == ".gz" else open
     try:
-        with path.open(encoding="utf-8", newline="") as lines:
+        with open_text(path, "rt", encoding="utf-8", newline="") as lines:
             for line in lines:
                 if "\0" in line:
                     raise CorpusError("a text file in UTF-8", f"binary data in {path.name}", "Choose a text file")
@@ -82,8 +87,9 @@ def _lines(path: Path) -> Iterator[str]:
     except UnicodeDecodeError as error:
         reason = f"bytes in {path.name} that are not UTF-8 ({error.reason})"
         raise CorpusError("a text file in UTF-8", reason, "Choose a text file, or convert it to UTF-8") from None
-    except OSError as error:
-        raise CorpusError("a readable corpus file", f"{path}: {error.strerror}", "Check the file") from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CorpusError("a readable corpus file", f"{path}: {reason}", "Check the file") from None
 
 
 def _txt(path: Path, column: str) -> Iterator[TextDocument]:
@@ -126,18 +132,47 @@ def _parquet(path: Path, column: str) -> Iterator[TextDocument]:
         raise CorpusError("a readable Parquet file", f"{path.name}: {reason}", "Choose another file") from None
 
 
+# ---- the hub
+
+
+def hub_commit(spec: CorpusSpec) -> str:
+    """The commit that the revision of a `hub:` corpus names now; "" for any other corpus and for a local folder.
+
+    Raises CorpusError for a data set or revision that does not exist, a gated one, or no network.
+    """
+    if spec.kind != "hub" or Path(spec.source[0]).is_dir():
+        return ""
+    from huggingface_hub import HfApi
+
+    with _hub_errors(spec):
+        return HfApi().dataset_info(spec.source[0], revision=spec.revision).sha
+
+
 def _hub(spec: CorpusSpec) -> Iterator[TextDocument]:
+    """Rows of a hub data set at the spec's revision, streamed: what is not needed is not downloaded."""
     name = spec.source[0]
-    try:
+    with _hub_errors(spec):
         import datasets
 
-        rows = datasets.load_dataset(name, split=spec.split, streaming=True)
+        rows = datasets.load_dataset(name, split=spec.split, streaming=True, revision=spec.revision)
         for row in rows:
             yield _row(row, spec.column, name, name)
-    except (ImportError, OSError, ValueError) as error:
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        fix = "Check the name, split and network (pip install datasets), or give local files with text:FILES"
-        raise CorpusError(f"the hub data set {name}", reason, fix) from None
+
+
+@contextmanager
+def _hub_errors(spec: CorpusSpec) -> Iterator[None]:
+    """Turn what a hub data set can fail with into CorpusError."""
+    import httpx2
+
+    try:
+        yield
+    except (ImportError, OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        fix = (
+            "Check the name, revision, split and network (a gated data set: hf auth login; no datasets: pip install "
+            "datasets), or give local files with text:FILES"
+        )
+        raise CorpusError(f"the hub data set {spec}", reason, fix) from None
 
 
 def _row(row: dict, column: str, where: str, source: str) -> TextDocument:

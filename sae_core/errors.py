@@ -27,8 +27,20 @@ class RunError(SaeError):
     """A run folder is missing, or its manifest cannot be read."""
 
 
+class NotComputed(SaeError):
+    """Something of a run that has not been computed yet: pages say so in a sentence and go on."""
+
+
+class UnfinishedRun(RunError, NotComputed):
+    """A run that has no dictionary with tables yet."""
+
+
 class TableError(SaeError):
     """A Parquet table is missing, truncated, foreign, of another version, or made from other inputs."""
+
+
+class MissingTable(TableError, NotComputed):
+    """A Parquet table has not been made yet."""
 
 
 class DictionaryError(SaeError):

@@ -64,7 +64,7 @@ def _read(
     """Keys and values of all positions, and the logits [V] after the last of ids [1, t]."""
     keep: dict[int, KeysValues] = {}
     stop = intervention.dictionary.site.layer + 1 if intervention else 0
-    resid, parts = model.embed(ids), {}
+    resid, parts = model.embed(ids, past[0][0].shape[2] if past else 0), {}
     for _, parts in model.walk(resid, 0, stop, past, keep):
         resid = parts["resid_post"]
     if intervention:

@@ -128,7 +128,7 @@ def to_threshold(dictionary: Dictionary, feature: int, code: Tensor) -> Tensor:
     """
     if falls_back_to_remove(dictionary, feature):
         return torch.zeros_like(code)
-    theta = 0.0 if dictionary.threshold is None else dictionary.threshold[feature]
+    theta = 0.0 if dictionary.threshold is None else dictionary.threshold[feature].clamp(min=0)
     return torch.where(code > 0, code - (code - theta) / _slope(dictionary, feature), code)
 
 

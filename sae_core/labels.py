@@ -1,7 +1,7 @@
-"""What a feature is called: one's own label, else a language model's explanation, else a rule that predicts decently.
+"""What a feature is called: one's own label, else an imported one, else a language model's explanation, else a rule.
 
-Where there is none of the three, callers show top tokens. Explanations are rows of the table `scores`; names read only
-the rows of the features they are for, searches read the whole table once. Light.
+A rule must predict decently. Where there is none of the four, callers show top tokens. Explanations are rows of the
+table `scores`; names read only the rows of the features they are for, searches read the whole table once. Light.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sae_core.annotations import Annotations
 from sae_core.autointerp.score import TOP_AND_RANDOM
 from sae_core.browse import TableKey
 from sae_core.errors import TableError
+from sae_core.imported_labels import ImportedLabels
 from sae_core.schemas import TABLES
 from sae_core.store import RunStore
 
@@ -31,14 +32,17 @@ PREFERRED_SETTING = "corrected"
 KEYS_IN_LABEL = 3
 SHORT_RULES = {"token": "token {}", "previous": "after {}", "suffix": "ends with {}", "ngram": "sequence {}"}
 OWN, MODEL = "own", "model"
-_READ = ["feature", "explainer", "scheme", "setting", "kind", "explanation", "score", "skipped"]
+_READ = ["feature", "explainer", "scheme", "setting", "simulator", "kind", "explanation", "score", "skipped"]
 _KEY = re.compile(r"“(.*?)”(?: \((\d+)\))?(?=, “|$)", re.DOTALL)
 _SPACES = re.compile("␣{3,}")
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a feature is called. source: OWN, MODEL or RULE; why: where it comes from, in a sentence."""
+    """What a feature is called. why: where it comes from, in a sentence.
+
+    source: OWN, MODEL, RULE, or the format of an imported label (`neuronpedia`, `feature-circuits`).
+    """
 
     text: str
     source: str
@@ -46,20 +50,42 @@ class Label:
 
 
 def labels(store: RunStore, dictionary: str, features: Iterable[int]) -> dict[int, Label]:
-    """The label of each of these features that has one: own, else explained. Missing scores are no error."""
+    """The label of each of these features that has one: own, imported, explained. Missing scores are no error."""
     wanted = sorted(set(map(int, features)))
     own = Annotations(store).labels(dictionary)
     written = {f: Label(own[f], OWN, "Your own label.") for f in wanted if f in own}
+    written = _imported(store, dictionary, [f for f in wanted if f not in written]) | written
     return _explained(store, dictionary, [f for f in wanted if f not in written]) | written
+
+
+def _imported(store: RunStore, dictionary: str, features: list[int]) -> dict[int, Label]:
+    """The first imported label of each feature."""
+    first = ImportedLabels(store).frame(dictionary, features).drop_duplicates("feature")
+    return {row.feature: Label(one_line(row.text), row.format, origin(row)) for row in first.itertuples(index=False)}
+
+
+def origin(row: Any) -> str:
+    """Where an imported label comes from, as a sentence: `Imported from neuronpedia, 3-res-sm. explained by ...`."""
+    return f"Imported from {row.format}, {row.source}." + (f" {one_line(row.note)}" if row.note else "")
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and repeated spaces."""
+    return " ".join(text.split())
 
 
 def _explained(store: RunStore, dictionary: str, features: list[int]) -> dict[int, Label]:
     try:
-        table = store.read_arrow("scores", dictionary, key=features, columns=_READ)
+        best = best_explanations(store, dictionary, features)
     except TableError:
         return {}
-    best = _best_first(table.filter(_usable(table))).drop_duplicates("feature")
     return {row.feature: _label(row) for row in best.itertuples(index=False)}
+
+
+def best_explanations(store: RunStore, dictionary: str, features: list[int]) -> pd.DataFrame:
+    """Of each of these features the row of `scores` that may name it. Raises TableError without a usable table."""
+    table = store.read_arrow("scores", dictionary, key=features, columns=_READ)
+    return _best_first(table.filter(_usable(table))).drop_duplicates("feature")
 
 
 def _label(row: Any) -> Label:
@@ -67,7 +93,7 @@ def _label(row: Any) -> Label:
     if row.explainer == RULE:
         why = f"Rule, score {row.score:.2f}: {row.explanation}."
         return Label(short_rule(row.kind, row.explanation), RULE, why)
-    return Label(" ".join(row.explanation.split()), MODEL, f"Explanation by {row.explainer}, score {row.score:.2f}.")
+    return Label(one_line(row.explanation), MODEL, f"Explanation by {row.explainer}, score {row.score:.2f}.")
 
 
 def short_rule(kind: str, explanation: str) -> str:
@@ -105,10 +131,27 @@ def _best_first(table: pa.Table) -> pd.DataFrame:
 
 
 def explanations(store: RunStore, dictionary: str, feature: int) -> pd.DataFrame:
-    """All rows of `scores` of a feature, best name first, skipped ones last; empty where the run has no such table.
+    """Everything said about a feature: imported labels, then its rows of `scores`, best first, skipped ones last.
 
-    Raises TableError for a table that is there and cannot be used.
+    Columns of `scores`; an imported label has its origin as `explainer` and no score (NaN). Raises TableError for a
+    table that is there and cannot be used.
     """
+    parts = [_imported_rows(store, dictionary, feature), _scored_rows(store, dictionary, feature)]
+    return pd.concat([part for part in parts if len(part)] or parts[1:], ignore_index=True)
+
+
+def _imported_rows(store: RunStore, dictionary: str, feature: int) -> pd.DataFrame:
+    imported = ImportedLabels(store).frame(dictionary, [feature])
+    text = [f"{text} ({note})" if note else text for text, note in zip(imported["text"], imported["note"], strict=True)]
+    explainer = imported["format"] + " " + imported["source"]
+    rows = pd.DataFrame({"feature": imported["feature"], "explainer": explainer, "explanation": text})
+    empty = dict.fromkeys(("scheme", "setting", "simulator"), "")
+    unknown = dict.fromkeys(("score", "lower", "upper"), np.nan)
+    rows = rows.assign(kind="imported", skipped=False, n_fragments=0, **empty, **unknown)
+    return rows[TABLES["scores"].column_names]
+
+
+def _scored_rows(store: RunStore, dictionary: str, feature: int) -> pd.DataFrame:
     if not store.table_path("scores", dictionary).exists():
         return pd.DataFrame(columns=TABLES["scores"].column_names)
     frame = _best_first(store.read_arrow("scores", dictionary, key=feature))
@@ -119,7 +162,17 @@ def explanations(store: RunStore, dictionary: str, feature: int) -> pd.DataFrame
 
 
 def search(store: RunStore, dictionary: str, text: str) -> np.ndarray:
-    """Features an explanation of which contains the text (case aside, a space also as ␣), best explanation first."""
+    """Features with an imported label or an explanation that contains the text, imported ones first, then the best.
+
+    Case does not count, and a space also finds ␣.
+    """
+    imported = ImportedLabels(store).frame(dictionary)
+    hit = imported["text"].str.contains(text, case=False, regex=False)
+    found = np.r_[imported["feature"][hit].to_numpy(np.int64), _search_explanations(store, dictionary, text)]
+    return pd.unique(found)
+
+
+def _search_explanations(store: RunStore, dictionary: str, text: str) -> np.ndarray:
     try:
         store.table_info("scores", dictionary)
         found = _searchable(TableKey(store, "scores", dictionary))
@@ -127,7 +180,7 @@ def search(store: RunStore, dictionary: str, text: str) -> np.ndarray:
         return np.empty(0, dtype=np.int64)
     patterns = {text, text.replace(" ", "␣")}
     hits = [pc.match_substring(found.texts, pattern, ignore_case=True) for pattern in patterns]
-    return pd.unique(found.features[np.any([hit.to_numpy(zero_copy_only=False) for hit in hits], axis=0)])
+    return found.features[np.any([hit.to_numpy(zero_copy_only=False) for hit in hits], axis=0)]
 
 
 @dataclass(frozen=True)

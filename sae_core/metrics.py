@@ -140,6 +140,7 @@ class Measurement:
     """The running sums of all dictionaries of one layer."""
 
     dictionaries: Sequence[Dictionary]
+    first: int = 0
     n_predicted: int = 0
     clean: float = 0.0
     variation: dict[Site, Variation] = field(default_factory=dict)
@@ -158,17 +159,17 @@ class Measurement:
         """Count contexts ids [b, t]."""
         resid_site = Site(self.dictionaries[0].site.layer)
         acts = model.sites(ids, [*{resid_site, *self.variation}])
-        loss = _splice_loss(model, ids, acts[resid_site], resid_site.layer)
-        self.n_predicted += ids[:, 1:].numel()
+        loss = _splice_loss(model, ids, acts[resid_site], resid_site.layer, self.first)
+        self.n_predicted += ids[:, self.first + 1 :].numel()
         self.clean += loss(None, resid_site)
         for site, variation in self.variation.items():
-            variation.add(acts[site].flatten(0, 1))
+            variation.add(acts[site][:, self.first :].flatten(0, 1))
             self.zero[site] += loss(-acts[site], site)
         for i, dictionary in enumerate(self.dictionaries):
             x = acts[dictionary.site]
             codes = dictionary.encode(x)
             change = dictionary.decode(codes) - x
-            self.codes[i].add(codes.flatten(0, 1), change.flatten(0, 1))
+            self.codes[i].add(*(part[:, self.first :].flatten(0, 1) for part in (codes, change)))
             self.spliced[i] += loss(change, dictionary.site)
 
     def results(self) -> list[Metrics]:
@@ -181,12 +182,15 @@ class Measurement:
 
 
 @torch.inference_mode()
-def measure(model: Spliceable, dictionaries: Sequence[Dictionary], batches: Iterable[Tensor]) -> list[Metrics]:
+def measure(
+    model: Spliceable, dictionaries: Sequence[Dictionary], batches: Iterable[Tensor], first: int = 0
+) -> list[Metrics]:
     """Metrics of dictionaries of one layer on contexts; batches: token ids [b, t] on the model's device.
 
-    The first token of a context is not predicted, so losses average over t - 1 positions and codes over t.
+    The first token of a context is not predicted, so losses average over t - 1 positions and codes over t;
+    positions before `first` are not spliced, and neither their codes nor their predictions count.
     """
-    measurement = Measurement(dictionaries)
+    measurement = Measurement(dictionaries, first)
     for ids in batches:
         measurement.add(model, ids)
     return measurement.results()
@@ -208,12 +212,17 @@ def held_out_batches(
         yield torch.from_numpy(tokens[i : min(n, i + size)].astype(np.int64)).to(device)
 
 
-def _splice_loss(model: Spliceable, ids: Tensor, resid: Tensor, layer: int) -> Callable[[Tensor | None, Site], float]:
+def _splice_loss(
+    model: Spliceable, ids: Tensor, resid: Tensor, layer: int, first: int
+) -> Callable[[Tensor | None, Site], float]:
     """Summed next-token loss of contexts as a function of a change [b, t, width] at a site of the layer."""
+    wanted = ids[:, first + 1 :].flatten()
 
     def loss(change: Tensor | None, site: Site) -> float:
         changed = resid if change is None else resid + model.to_resid(change, site)
-        logits = model.suffix(changed, layer)[:, :-1].float()
-        return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"))
+        if first:
+            changed = torch.cat([resid[:, :first], changed[:, first:]], dim=1)
+        logits = model.suffix(changed, layer)[:, first:-1].float()
+        return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum"))
 
     return loss

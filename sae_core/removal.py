@@ -70,10 +70,14 @@ class Removal:
 
 
 @torch.inference_mode()
-def read_windows(model: LanguageModel, dictionary: Dictionary, ids: Tensor, features: Sequence[int]) -> CleanWindows:
-    """Read windows ids [n, t] once, for removals of any of `features`."""
+def read_windows(
+    model: LanguageModel, dictionary: Dictionary, ids: Tensor, features: Sequence[int], first: int = 0
+) -> CleanWindows:
+    """Read windows ids [n, t] once, for removals of any of `features`; they count as silent before `first`."""
     parts = [_read(model, dictionary, part, features) for part in ids.to(model.device).split(WINDOWS_AT_ONCE)]
     resid, codes, last = zip(*parts, strict=True)
+    for part in codes:
+        part[..., :first] = 0
     return CleanWindows(ids.to(model.device), torch.cat(resid), torch.cat(codes, dim=1), torch.cat(last))
 
 
@@ -91,7 +95,7 @@ class Unembedding:
     """The final norm and the unembedding, and how far a log-probability can fall when the normalised vector moves."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self.norm, self.W_U = model.hf_model.gpt_neox.final_layer_norm, model.W_U
+        self.norm, self.W_U = model.final_norm, model.W_U
         self.from_mean = (self.W_U - self.W_U.mean(0)).norm(dim=1)
         self.furthest = self.from_mean.max()
 
@@ -136,15 +140,18 @@ class Unembedding:
 
 
 class Remover:
-    """Removes features of one dictionary, one at a time, in windows that were read before."""
+    """Removes features of one dictionary, one at a time, in windows that were read before.
 
-    def __init__(self, model: LanguageModel, dictionary: Dictionary) -> None:
-        self.model, self.dictionary = model, dictionary
+    Positions before `first` are read, not edited, and not counted.
+    """
+
+    def __init__(self, model: LanguageModel, dictionary: Dictionary, first: int = 0) -> None:
+        self.model, self.dictionary, self.first = model, dictionary, first
         self.unembedding = Unembedding(model)
 
     def read(self, ids: Tensor, features: Sequence[int]) -> CleanWindows:
         """`read_windows` of this dictionary."""
-        return read_windows(self.model, self.dictionary, ids, features)
+        return read_windows(self.model, self.dictionary, ids, features, self.first)
 
     @torch.inference_mode()
     def remove(
@@ -155,7 +162,7 @@ class Remover:
         The change is averaged over at most EFFECT_POSITIONS active positions, drawn uniformly with rng. Positions
         without a next token in the window take no part in the drops.
         """
-        n_all = len(rows) * (clean.ids.shape[1] - 1)
+        n_all = len(rows) * (clean.ids.shape[1] - 1 - self.first)
         rows = rows[codes[rows].ne(0).any(1)]
         if not len(rows):
             return Removal(None, None, _no_drops(0), _no_drops(n_all))

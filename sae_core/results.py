@@ -26,6 +26,11 @@ KIND_NAMES = {
     "pca_topk": "Top-K PCA",
     "ica_topk": "Top-K ICA",
     "frozen": "frozen decoder",
+    "saelens": "SAELens SAE",
+    "dictionary_learning": "dictionary_learning SAE",
+    "sparsify": "sparsify SAE",
+    "learned_dicts": "SAE of the paper's authors",
+    "mlsae": "mlsae SAE",
     "reinitialised": "re-initialised model",
 }
 """Kind of dictionary in words. `reinitialised` is the SAE of a run on a model with re-initialised weights."""

@@ -529,3 +529,22 @@ TABLES: dict[str, Table] = {
         BASIS_HISTOGRAMS,
     )
 }
+
+MADE_BY = {
+    **dict.fromkeys(("features", "token_histograms", "token_features"), "features"),
+    **dict.fromkeys(("contexts", "windows"), "contexts"),
+    **dict.fromkeys(("logit_effects", "next_token_drops"), "effects"),
+    "causal_edges": "edges",
+    "neighbours": "neighbours",
+    "metrics": "metrics",
+    **dict.fromkeys(("scores", "sides"), "paper rules"),
+    "detection": "paper explain",
+    "moments_scores": "paper moments",
+    "factors": "paper factors",
+    "toy": "paper toy",
+    "stability": "paper stability",
+    "patching": "paper ioi",
+    "across_layers": "paper across_layers",
+    "basis_histograms": "paper basis",
+}
+"""The command that makes each table; `vocabulary` comes with the corpus."""

@@ -22,7 +22,7 @@ HEADLINE_L0 = 30
 HEADLINE_RATIO = 4
 HEADLINE_RULE = (
     f"the tied resid_post dictionary of the layer whose held-out L0 is nearest {HEADLINE_L0}, "
-    f"of the ratio nearest {HEADLINE_RATIO}"
+    f"of the ratio nearest {HEADLINE_RATIO}; in a layer without one, the imported one whose L0 is nearest {HEADLINE_L0}"
 )
 L1_KINDS = ("tied", "untied", "frozen")
 """Priced by alpha: tied, untied, and untied with a random decoder that is never trained."""
@@ -33,6 +33,13 @@ LINEAR_KINDS = ("identity", "random", "pca", "ica")
 TOPK_KINDS = ("pca_topk", "ica_topk")
 """The same directions with the k largest codes of a token kept (paper App. G)."""
 COMPARISON_KINDS = (*LINEAR_KINDS, *TOPK_KINDS, "frozen")
+IMPORTED_KINDS = ("saelens", "dictionary_learning", "sparsify", "learned_dicts", "mlsae")
+"""Trained elsewhere; the kind is the format of the files, the variant their name."""
+PYTHIA_SIZES = ("14m", "31m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+SHORT_NAMES = {f"pythia-{n}{end}": f"EleutherAI/pythia-{n}{end}" for n in PYTHIA_SIZES for end in ("", "-deduped")}
+SHORT_NAMES |= {f"gpt2{end}": f"openai-community/gpt2{end}" for end in ("", "-medium", "-large", "-xl")}
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+END_OF_TEXT = ("after", "none")
 
 
 @dataclass(frozen=True)
@@ -112,24 +119,46 @@ class Site(Spec):
 
 @dataclass(frozen=True)
 class ModelSpec(Spec):
-    """Which language model: a hub id or a folder, and how it is loaded."""
+    """Which language model: a hub id or a folder, and how it is loaded.
+
+    revision: branch, tag or commit of a hub model. dtype `auto` is chosen when the model is loaded.
+    """
 
     name: str
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise SpecError(f"a dtype out of {', '.join(DTYPES)}", repr(self.dtype), "Choose one of these")
+
+    @classmethod
+    def parse(cls, text: str, revision: str | None = None, dtype: str = "auto") -> ModelSpec:
+        """Read FOLDER, or NAME[@REVISION] with a hub id or one of SHORT_NAMES.
+
+        Raises SpecError for two revisions, or one of a folder.
+        """
+        folder = Path(text).is_dir()
+        name, _, own = (text, "", "") if folder else text.partition("@")
+        if own and revision not in (None, own) or folder and revision:
+            found = f"{revision} for the folder {text}" if folder else f"{own} and {revision}"
+            raise SpecError("one revision of a hub model, and none of a folder", found, "Leave one out")
+        return cls(name if folder else SHORT_NAMES.get(name, name), own or revision, dtype)
 
 
 @dataclass(frozen=True)
 class CorpusSpec(Spec):
-    """Where text comes from. Written `text:FILES`, `hub:DATASET[:split[:column]]` or `miniature`.
+    """Where text comes from. Written `text:FILES`, `hub:DATASET[@REVISION][:split[:column]]` or `miniature`.
 
-    FILES is a comma-separated list of .txt, .jsonl (field `text`) or .parquet (column `text`) files.
+    FILES is a comma-separated list of .txt, .jsonl (field `text`) or .parquet (column `text`) files, the first two also
+    as .gz. REVISION is a branch, tag or commit of the data set.
     """
 
     kind: str
     source: tuple[str, ...] = ()
     split: str = "train"
     column: str = "text"
+    revision: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> CorpusSpec:
@@ -140,16 +169,17 @@ class CorpusSpec(Spec):
         if kind == "text" and rest:
             return cls("text", tuple(part for part in rest.split(",") if part))
         if kind == "hub" and rest:
-            name, *more = rest.split(":")
-            return cls("hub", (name,), *more[:2])
-        raise SpecError(
-            "a corpus written text:FILES, hub:DATASET[:split[:column]] or miniature", repr(text), "Name one of these"
-        )
+            place, *more = rest.split(":")
+            name, _, revision = place.partition("@")
+            return cls("hub", (name,), *more[:2], revision=revision or None)
+        forms = "text:FILES, hub:DATASET[@REVISION][:split[:column]] or miniature"
+        raise SpecError(f"a corpus written {forms}", repr(text), "Name one of these")
 
     def __str__(self) -> str:
         if self.kind == "text":
             return "text:" + ",".join(Path(s).name for s in self.source)
-        return self.kind if self.kind == "miniature" else f"hub:{self.source[0]}:{self.split}:{self.column}"
+        revision = f"@{self.revision}" if self.revision else ""
+        return self.kind if self.kind == "miniature" else f"hub:{self.source[0]}{revision}:{self.split}:{self.column}"
 
 
 @dataclass(frozen=True)
@@ -183,7 +213,8 @@ class DictionarySpec(Spec):
     """One dictionary: where it reads, its form, its size relative to the site's width, and how sparse it shall be.
 
     alpha: price of a code, for `L1_KINDS`. k: active features a token, for `K_KINDS` (jumprelu: the L0 aimed at) and
-    `TOPK_KINDS`. variant: tells apart what the rest does not, such as `seed1` for a twin trained with another seed.
+    `TOPK_KINDS`. variant: tells apart what the rest does not, such as `seed1` for a twin trained with another seed, or
+    the name of the files for `IMPORTED_KINDS`, which have an alpha or a k only where their files name one.
     """
 
     site: Site = field(metadata={"spec": Site})
@@ -206,7 +237,7 @@ class DictionarySpec(Spec):
     @property
     def is_comparison(self) -> bool:
         """Whether it is there to be compared with: never chosen as a main or headline dictionary by its L0."""
-        return self.kind in COMPARISON_KINDS or bool(self.variant)
+        return self.kind in COMPARISON_KINDS or bool(self.variant) and self.kind not in IMPORTED_KINDS
 
     @property
     def id(self) -> str:
@@ -219,7 +250,8 @@ class DictionarySpec(Spec):
     def _sparsity(self) -> str:
         if self.k is not None:
             return f"-k{self.k}"
-        return "" if self.kind in LINEAR_KINDS else f"-a{format_alpha(self.alpha)}"
+        unpriced = self.kind in LINEAR_KINDS or self.kind in IMPORTED_KINDS and not self.alpha
+        return "" if unpriced else f"-a{format_alpha(self.alpha)}"
 
 
 def format_alpha(alpha: float) -> str:
@@ -232,7 +264,13 @@ def format_alpha(alpha: float) -> str:
 
 @dataclass(frozen=True)
 class RunSpec(Spec):
-    """Everything that decides what the tables of a run hold."""
+    """Everything that decides what the tables of a run hold.
+
+    end_of_text: `after` (each document is followed by the end-of-text token) or `none`. skip_first: position 0 of a
+    context, which often carries an activation many times larger than any other, is read by the model and counted
+    nowhere: not trained on, not measured, and in no table is a feature active or edited there. Live pages read and edit
+    whole sentences all the same.
+    """
 
     model: ModelSpec = field(metadata={"spec": ModelSpec})
     corpus: CorpusSpec = field(metadata={"spec": CorpusSpec})
@@ -241,6 +279,13 @@ class RunSpec(Spec):
     context: int = 256
     window: int = 64
     seed: int = 0
+    end_of_text: str = "after"
+    skip_first: bool = False
+
+    @property
+    def first(self) -> int:
+        """The first position of a context, or of a window run on its own, that counts: the one place that decides."""
+        return int(self.skip_first)
 
     def __post_init__(self) -> None:
         if self.context % self.window:
@@ -249,3 +294,6 @@ class RunSpec(Spec):
                 f"context {self.context}, window {self.window}",
                 "Choose, for example, 256 and 64",
             )
+        if self.end_of_text not in END_OF_TEXT:
+            found = repr(self.end_of_text)
+            raise SpecError(f"an end of text out of {', '.join(END_OF_TEXT)}", found, "Choose one of these")

@@ -23,17 +23,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sae_core.errors import DictionaryError, FeatureError, RunError, SaeError, StorageError, TableError
+from sae_core.errors import DictionaryError, FeatureError, MissingTable, RunError, SaeError, StorageError, TableError
 from sae_core.rounding import round_column
-from sae_core.schemas import TABLES, Column, Table
-from sae_core.specs import DictionarySpec, RunSpec, Spec
+from sae_core.schemas import MADE_BY, TABLES, Column, Table
+from sae_core.specs import DictionarySpec, ModelSpec, RunSpec, Spec
 
 MANIFEST_FORMAT = 1
 MAX_ROW_GROUPS = 1024
@@ -46,7 +46,8 @@ class DictionaryEntry(Spec):
     """A dictionary as the manifest lists it.
 
     `role` is `main` (all tables), `sweep` (metrics and weights), `baseline` (the same, to compare with, and kept by
-    `prune`) or `grid` (metrics, scores and factors only: its weights are not in the run).
+    `prune`) or `grid` (metrics, scores and factors only: its weights are not in the run). `imported`: where one
+    trained elsewhere came from, and what its health check said; its folder's metadata has the rest.
     """
 
     id: str
@@ -55,6 +56,7 @@ class DictionaryEntry(Spec):
     hash: str
     role: str = "main"
     headline: bool = False
+    imported: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,18 @@ class RunStore:
         """Change some fields of the manifest and save it."""
         self.save_manifest(replace(self.manifest, **changes))
 
+    @property
+    def model_spec(self) -> ModelSpec:
+        """What the run's model is loaded from, as it was when the run was made.
+
+        The run's own `model/` folder if the model travels with it; else what was named, at the commit and in the dtype
+        that were found then.
+        """
+        spec, facts = self.manifest.spec.model, self.manifest.model
+        spec = replace(spec, dtype=facts.get("dtype", spec.dtype), revision=facts.get("commit") or spec.revision)
+        shipped = self.folder / "model"
+        return replace(spec, name=str(shipped), revision=None) if (shipped / "config.json").exists() else spec
+
     # ---- dictionaries
 
     @property
@@ -191,7 +205,7 @@ class RunStore:
         try:
             info = self.table_info(table, dictionary)
         except TableError as error:
-            return "missing" if error.found.startswith("no ") else "stale"
+            return "missing" if isinstance(error, MissingTable) else "stale"
         wanted = self.provenance(dictionary, **settings)
         same = (info.model, info.corpus, info.dictionary) == (wanted.model, wanted.corpus, wanted.dictionary)
         return "ready" if same and (not settings or info.settings == wanted.to_dict()["settings"]) else "stale"
@@ -301,6 +315,19 @@ class RunStore:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise _unreadable(path, table, str(error)) from None
 
+    def blocks(
+        self, table: str, dictionary: str | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """A whole table, one row group after the other, so that memory does not grow with it. Raises as `read`."""
+        path = self.table_path(table, dictionary)
+        file = _open(path, _stamp(path), table)
+        self._refuse_stale(file, dictionary)
+        try:
+            for group in range(file.file.num_row_groups):
+                yield pq.ParquetFile(path, memory_map=True).read_row_group(group, list(columns) if columns else None)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise _unreadable(path, table, str(error)) from None
+
     def _refuse_stale(self, file: _TableFile, dictionary: str | None) -> None:
         now, made = self.provenance(dictionary), file.provenance
         for what in ("dictionary", "model", "corpus"):
@@ -367,12 +394,16 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 def _unreadable(path: Path, table: str, reason: str) -> TableError:
     run = path.parents[2] if TABLES[table].per_dictionary else path.parents[1]
-    found = f"no {path.name}" if not path.exists() else f"{path.name}, which cannot be read ({reason.splitlines()[0]})"
-    return TableError(f"the table {table} at {path}", found, f"Make it: {_command(run, table)}")
+    missing = not path.exists()
+    found = f"no {path.name}" if missing else f"{path.name}, which cannot be read ({reason.splitlines()[0]})"
+    error = MissingTable if missing else TableError
+    return error(f"the table {table} at {path}", found, f"Make it: {_command(run, table)}")
 
 
 def _command(run: Path, table: str) -> str:
-    return f"python -m precompute all --run {run}   (table {table})"
+    if table not in MADE_BY:
+        return f"python -m precompute all --run {run} --model NAME --corpus SPEC   (table {table})"
+    return f"python -m precompute {MADE_BY[table]} --run {run}   (table {table})"
 
 
 def _check_footer(path: Path, table: Table, found: pa.Schema) -> Provenance:
@@ -403,6 +434,13 @@ def to_arrow(frame: pd.DataFrame, table: Table) -> pa.Table:
         fix = "Fix the step that made it"
         raise TableError(f"values that fit the schema of {table.name}", str(error), fix) from None
     return arrow.replace_schema_metadata(None)
+
+
+def write_parquet(target: Path | BinaryIO, blocks: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """A plain Parquet file of what is exported, for any reader: no footer of ours, blocks are written as they come."""
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+        for block in blocks:
+            writer.write_table(block.cast(schema))
 
 
 def _encodings(table: Table) -> dict[str, Any]:

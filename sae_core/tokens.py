@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import lru_cache
 
 VISIBLE = {" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"}
 CLOSERS = (")", "]", "}")
+_HIDDEN = {shown: raw for raw, shown in VISIBLE.items()}
+_SHOWN = re.compile(r"\\u\{([0-9a-f]{1,6})\}|‹([0-9A-F]{2})›|(.)", re.DOTALL)
 
 
 @lru_cache(maxsize=1)
@@ -29,6 +32,12 @@ def token_bytes(piece: str) -> bytes:
     return piece.encode("utf-8")
 
 
+def sentencepiece_bytes(piece: str) -> bytes:
+    """Bytes of a SentencePiece piece such as `▁the`: `▁` is a space, `<0x0A>` one byte, the rest is text."""
+    byte = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
+    return bytes([int(byte.group(1), 16)]) if byte else piece.replace("▁", " ").encode("utf-8")
+
+
 def readable(raw: bytes) -> str:
     """Visible form of a token's bytes: ` the` -> `␣the`, a newline -> `↵`, a byte fragment -> `‹E2›`.
 
@@ -49,6 +58,18 @@ def _visible(character: str) -> str:
     if (character in marks and character != "\\") or hidden:
         return f"\\u{{{ord(character):x}}}"
     return character
+
+
+def original(shown: str) -> str:
+    """Inverse of `readable`, as text: `␣the` -> ` the`; bytes that are no whole characters become U+FFFD."""
+    return b"".join(_raw(*match.groups()) for match in _SHOWN.finditer(shown)).decode("utf-8", "replace")
+
+
+def _raw(escaped: str | None, byte: str | None, character: str | None) -> bytes:
+    if byte:
+        return bytes([int(byte, 16)])
+    text = chr(int(escaped, 16)) if escaped else _HIDDEN.get(str(character), str(character))
+    return text.encode("utf-8")
 
 
 def closes(token: str) -> bool:

@@ -32,7 +32,8 @@ from sae_core.schemas import (
     TREE_PARENTS,
 )
 from sae_core.specs import CorpusSpec, DictionarySpec, ModelSpec, RunSpec, Site
-from sae_core.store import DictionaryEntry, Manifest, RunStore
+from sae_core.store import DictionaryEntry, Manifest, Provenance, RunStore
+from sae_core.table_making import MAKES, provenance
 
 WINDOW = 64
 TABLE_TOKENS = 2_000_000
@@ -234,8 +235,14 @@ class _Tables:
         if self.entry.spec.site.layer > 0:
             makers["causal_edges"] = self.causal_edges
         for table, make in makers.items():
-            self.store.write_sorted(table, (make(block) for block in self.blocks()), self.entry.id)
-        self.store.write_sorted("token_features", [self.token_features()], self.entry.id)
+            self.store.write_sorted(table, (make(block) for block in self.blocks()), self.entry.id, self.made_by(table))
+        made_by = self.made_by("token_features")
+        self.store.write_sorted("token_features", [self.token_features()], self.entry.id, made_by)
+
+    def made_by(self, table: str) -> Provenance:
+        """What the step that makes the table would note."""
+        step = next(step for step, tables in MAKES.items() if table in tables)
+        return provenance(self.store, step, self.entry)
 
     def blocks(self) -> Iterator[_Block]:
         """The same blocks for every table: drawn from their own generator."""

@@ -1,12 +1,22 @@
-"""A tiny random GPT-NeoX with a byte-level tokenizer (an ordinary Hugging Face folder), and random dictionaries."""
+"""A tiny random GPT-NeoX, GPT-2 or Llama with a byte-level tokenizer (a Hugging Face folder); random dictionaries."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from sae_core.dictionaries import Dictionary
 from sae_core.specs import Site
@@ -15,6 +25,7 @@ from sae_core.tokens import byte_of_symbol
 EOS = "<|endoftext|>"
 MERGES = (("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "a"), ("i", "n"), ("Ġ", "in"), ("'", "s"), ("a", "t"))
 PADDED_ROWS = 11
+COMMON = {"vocab_size": 1 + 256 + len(MERGES) + PADDED_ROWS, "bos_token_id": 0, "eos_token_id": 0}
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -27,36 +38,48 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_model_folder(
-    path: Path, d_model: int = 32, n_layers: int = 3, n_heads: int = 4, n_ctx: int = 64, seed: int = 0
+    path: Path, d_model: int = 32, n_layers: int = 3, n_heads: int = 4, n_ctx: int = 64, seed: int = 0, **settings: Any
 ) -> Path:
-    """Write the model to `path` and return it.
+    """Write a GPT-NeoX to `path` and return it; settings: of its configuration, in place of Pythia's.
 
     Weights are drawn three times wider than at a usual start, so that attention and predictions are far from
     uniform; biases and norm gains are random too, so that nothing is right only because it is 0 or 1.
     The unembedding has PADDED_ROWS rows more than the tokenizer has tokens, as Pythia's has.
     """
-    tokenizer = tiny_tokenizer()
     config = GPTNeoXConfig(
-        vocab_size=len(tokenizer) + PADDED_ROWS,
         hidden_size=d_model,
         num_hidden_layers=n_layers,
         num_attention_heads=n_heads,
         intermediate_size=4 * d_model,
         max_position_embeddings=n_ctx,
-        rotary_pct=0.5,
-        use_parallel_residual=True,
-        bos_token_id=0,
-        eos_token_id=0,
+        **{"rotary_pct": 0.5, "use_parallel_residual": True, **COMMON, **settings},
     )
-    model = GPTNeoXForCausalLM(config)
+    return _write(path, GPTNeoXForCausalLM(config), seed)
+
+
+def tiny_gpt2_folder(path: Path, **settings: Any) -> Path:
+    """The same for a GPT-2: sequential blocks, positions in the embeddings, the unembedding tied to them."""
+    shape = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+    return _write(path, GPT2LMHeadModel(GPT2Config(**{**shape, **COMMON, **settings})), 0)
+
+
+def tiny_llama_folder(path: Path, **settings: Any) -> Path:
+    """The same for a Llama: RMSNorm, a gated MLP of 4 d, keys and values shared by two heads each, heads of width 6."""
+    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape |= {"intermediate_size": 128, "head_dim": 6, "max_position_embeddings": 64}
+    return _write(path, LlamaForCausalLM(LlamaConfig(**{**shape, **COMMON, **settings})), 0)
+
+
+def _write(path: Path, model: PreTrainedModel, seed: int) -> Path:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            norm = "norm" in name or ".ln_" in name
+            centre = 1.0 if norm and name.endswith("weight") else 0.0
             width = 0.2 if parameter.ndim == 1 else 2.0 * parameter.shape[-1] ** -0.5
             parameter.copy_(centre + width * torch.randn(parameter.shape, generator=generator))
     model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
     return Path(path)
 
 

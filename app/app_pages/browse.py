@@ -8,6 +8,7 @@ import streamlit as st
 from app import links, names, state
 from app.components import cards, layout, plots
 from app.components.browse_search import filters, search
+from app.components.downloads import frame_buttons
 from app.components.numbers import count
 from app.components.tables import chosen_row, feature_columns
 from app.figures.histograms import LOG_NOTE
@@ -145,11 +146,8 @@ def export(run: RunStore, index: browse.FeatureIndex, query: browse.Query) -> No
     """Downloads: the rows found, and one's labels."""
     annotations = Annotations(run)
     with st.expander("Download"):
-        rows, labels_csv, labels_json = layout.stacking_columns(3, "downloads", "small")
-        rows.download_button(
-            "Features found (CSV)", lambda: index.rows(index.select(query)).to_csv(index=False), "features.csv",
-            key="csv", width="stretch",
-        )  # fmt: skip
+        frame_buttons("Features found", lambda: index.rows(index.select(query)), "features", "found")
+        labels_csv, labels_json = layout.stacking_columns(2, "downloads", "small")
         labels_csv.download_button(
             "My labels, all dictionaries (CSV)", lambda: annotations.frame().to_csv(index=False), "labels.csv",
             key="labels_csv", width="stretch",

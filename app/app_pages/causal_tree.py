@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
 from app import links, names, state, trees
+from app.components import compute_now
+from app.components.downloads import frame_buttons, graph_button, report_button
 from app.components.plots import clicked, note, show_plot
 from app.figures import tree
 from app.trees import Growth
-from sae_core.errors import RunError, TableError
+from sae_core.errors import TableError, UnfinishedRun
+from sae_core.interop.circuit_graph import Prompt
 from sae_core.store import DictionaryEntry, RunStore
+from sae_core.table_making import parent_of
+from sae_core.tree_growth import Node
 
 MODES = {"stored": "On the corpus", "live": "On your own sentence"}
 DROP_HELP = "(a − a′) / a: the share of the child's activation that goes when the parent is removed at all positions."
@@ -68,10 +75,10 @@ def last_headline(run: RunStore) -> DictionaryEntry:
     """The headline dictionary of the last layer that has one. Raises RunError if the run has none."""
     headline = [d for d in run.main_dictionaries if d.headline]
     if not headline:
-        raise RunError(
+        raise UnfinishedRun(
             "headline residual dictionaries, which causal edges join",
             "none in this run",
-            f"Make them: python -m precompute all --run {run.folder.name}",
+            f"Make them: python -m precompute metrics --run {run.folder}",
         )
     return max(headline, key=lambda d: d.spec.site.layer)
 
@@ -100,6 +107,11 @@ def choose_growth() -> Growth:
 def draw_stored(run: RunStore, entry: DictionaryEntry, feature: int, growth: Growth) -> None:
     """The tree averaged over contexts of the corpus."""
     nodes, edges = trees.stored_tree(run, (entry.id, feature), growth)
+    left = trees.not_computed(run, nodes, growth.depth)
+    if left:
+        offer_tree(run, (entry.id, feature), growth, left)
+    if edges.empty and (entry.id, feature) in left:
+        return
     if edges.empty:
         found = trees.stored_edges(run, entry.id, feature)
         st.info(trees.why_empty(run, entry, found, growth.threshold))
@@ -107,6 +119,18 @@ def draw_stored(run: RunStore, entry: DictionaryEntry, feature: int, growth: Gro
     key = f"tree-{entry.id}-{feature}"
     show_plot("Tree on the corpus", tree.causal_tree(nodes, edges, state.colours()), key, on_select=lambda: _walk(key))
     edge_table(nodes, edges, ["child_name", "parent_name", "relative_drop", "stderr", "n_contexts", "cosine"])
+    with st.container(horizontal=True):
+        graph_button(run, (entry.id, feature), nodes, edges, growth)
+        report_button(run, (entry.id, feature), growth)
+
+
+def offer_tree(run: RunStore, root: Node, growth: Growth, left: list[Node]) -> None:
+    """Say which edges of the tree are not computed yet, and compute them on a click."""
+    target = "this feature" if root in left else f"{len(left)} features of this tree"
+    children = [run.dictionary(id) for id in sorted({id for id, _ in left})]
+    both = [entry for child in children for entry in (child, parent_of(run, child))]
+    compute = partial(trees.compute_tree, run, root, growth)
+    compute_now.offer(run, "edges", f"The edges into {target} are", both, compute, "compute-tree")
 
 
 def draw_live(run: RunStore, entry: DictionaryEntry, feature: int, growth: Growth) -> None:
@@ -146,6 +170,7 @@ def draw_live(run: RunStore, entry: DictionaryEntry, feature: int, growth: Growt
         "edges only here; dotted ones only in the stored tree, drawn with their stored strength."
     )
     edge_table(both, edges, ["child_name", "parent_name", "live_drop", "stored_drop", "mark", "cosine"])
+    graph_button(run, root, nodes, here, growth, Prompt(sentence.tokens, position))
 
 
 def choose_target(fires: pd.DataFrame, tokens: tuple[str, ...], dictionary: str, feature: int) -> int | None:
@@ -168,14 +193,7 @@ def edge_table(nodes: pd.DataFrame, edges: pd.DataFrame, columns: list[str]) -> 
     """The edges as numbers, to read and to download."""
     shown = trees.named_links(nodes, edges)
     st.dataframe(shown[columns], column_config=TABLE, hide_index=True, key="edges")
-    st.download_button(
-        "Edges (CSV)",
-        lambda: shown.to_csv(index=False),
-        "causal_tree.csv",
-        "text/csv",
-        icon=":material/download:",
-        on_click="ignore",
-    )
+    frame_buttons("Edges", lambda: shown, "causal_tree", "edges-file")
 
 
 def _walk(key: str) -> None:

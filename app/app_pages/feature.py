@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import feature_parts, links, names, state
-from app.components import cards, layout, plots
+from app import computed, feature_parts, links, names, state
+from app.components import cards, compute_now, layout, plots
+from app.components.downloads import report_button, table_buttons
 from app.components.errors import show_errors
 from app.components.feature_explanations import explanations
 from app.components.feature_firing import firing
@@ -21,6 +24,7 @@ from sae_core import browse, labels
 from sae_core.annotations import Annotations
 from sae_core.schemas import DENSE_ABOVE
 from sae_core.store import DictionaryEntry, RunStore
+from sae_core.table_making import MAKES
 
 FLAGS = {
     "dead": "dead: never active on the table tokens",
@@ -128,8 +132,11 @@ def prediction(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Seri
     if row["dead"]:
         return
     st.subheader("What it does to the prediction", help=f"{TERMS['causal']} Direct path: {TERMS['direct']}")
-    frame = run.read("logit_effects", entry.id, key=feature)
-    drops = run.read("next_token_drops", entry.id, key=feature)
+    frame, drops = (computed.rows(run, table, entry, feature) for table in MAKES["effects"])
+    if frame is None or drops is None:
+        compute = partial(computed.compute_effects, run, entry, feature)
+        compute_now.offer(run, "effects", "The effects of this feature are", [entry], compute, "compute-effects")
+        return
     if frame.empty:
         plots.note("Not measured for this feature: it has no active position in the drawn windows.")
         return
@@ -183,14 +190,11 @@ def try_it(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) 
 
 
 def downloads(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) -> None:
-    """Every table of this feature as CSV."""
-    with st.expander("Download the tables of this feature"):
-        tables = feature_parts.tables(run, entry)
-        for column, name in zip(layout.stacking_columns(max(1, len(tables)), "csv", "small"), tables, strict=False):
-            column.download_button(
-                name, lambda name=name: run.read(name, entry.id, key=feature).to_csv(index=False),
-                f"{entry.id}-{feature}-{name}.csv", key=f"csv-{name}", width="stretch", help="CSV",
-            )  # fmt: skip
+    """A report of this feature, and its rows of every table."""
+    with st.expander("Download this feature"):
+        report_button(run, (entry.id, feature))
+        tables = {name: partial(run.read, name, entry.id, key=feature) for name in feature_parts.tables(run, entry)}
+        table_buttons(tables, f"{entry.id}-{feature}")
 
 
 main()

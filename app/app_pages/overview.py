@@ -9,7 +9,8 @@ import pandas as pd
 import streamlit as st
 
 from app import links, state
-from app.components import cards, layout, plots
+from app.components import cards, imported, layout, plots
+from app.components.errors import show_errors
 from app.components.numbers import count, digits, duration, percent
 from app.components.overview_start import start_here
 from app.components.tables import chosen_row
@@ -25,6 +26,12 @@ NAMES = {
     "loss_spliced": "CE spliced", "loss_zero": "CE zero", "perplexity_spliced": "Perplexity",
 }  # fmt: skip
 
+OWN_FACTS = ("name", "dtype", "hash")  # of the model, shown in a form of their own
+TEXT_CHOICES = {
+    "end_of_text": ("End of text", {"after": "a token after each document", "none": "no token between documents"}),
+    "skip_first": ("Position 0 of a context", {False: "counts like any other", True: "read, and counted nowhere"}),
+}
+
 
 def main() -> None:
     """The page, top to bottom."""
@@ -33,12 +40,14 @@ def main() -> None:
     start_here(run)
     metrics = all_metrics(run)
     st.subheader("Dictionaries")
+    imported.warn(run)
     dictionary_table(run, metrics)
     st.subheader("One dictionary")
     entry = state.choose_dictionary(run)
+    imported.origin(entry)
     metric_row(entry, metrics)
     left, right = layout.stacking_columns(2, "plots")
-    with left:
+    with left, show_errors(stop=False):
         show_density(run, entry)
     with right:
         show_sweep(run, metrics)
@@ -72,6 +81,7 @@ def dictionary_table(run: RunStore, metrics: pd.DataFrame) -> None:
         return
     shown = metrics[metrics["role"] == "main"].sort_values(["layer", "site"], kind="stable").reset_index(drop=True)
     shown["ce_recovered"] *= 100
+    shown["source"] = shown["dictionary"].map(imported.sources(run))
     n = int(shown["n_tokens"].iloc[0]) if len(shown) else 0
     config = st.column_config
     columns = {
@@ -89,6 +99,7 @@ def dictionary_table(run: RunStore, metrics: pd.DataFrame) -> None:
             "CE recovered (%)", format="%.1f", help=explain("metrics", "ce_recovered", n)
         ),
         "headline": config.CheckboxColumn("Headline", help=TERMS["headline"]),
+        "source": config.TextColumn("Imported from", help="the files of a dictionary that was trained elsewhere"),
     }
     st.dataframe(
         shown, column_order=_filled(shown, columns), column_config=columns, hide_index=True, key="dictionaries",
@@ -101,8 +112,8 @@ def dictionary_table(run: RunStore, metrics: pd.DataFrame) -> None:
 
 
 def _filled(shown: pd.DataFrame, columns: Iterable[str]) -> list[str]:
-    """The columns in order, without k where no dictionary has one."""
-    return [name for name in columns if name != "k" or shown["k"].notna().any()]
+    """The columns in order, without k and source where no dictionary has one."""
+    return [name for name in columns if name not in ("k", "source") or shown[name].notna().any()]
 
 
 def metric_row(entry: DictionaryEntry, metrics: pd.DataFrame) -> None:
@@ -171,12 +182,14 @@ def origin(run: RunStore) -> list[tuple[str, str]]:
     facts = [
         ("Run", manifest.name), ("Made", manifest.created),
         ("Model", str(manifest.model.get("name", manifest.spec.model.name))),
-        *((f"Model: {key}", readable(value)) for key, value in manifest.model.items() if key not in ("name", "hash")),
-        ("Model hash", str(manifest.model.get("hash", ""))[:12]), ("Corpus", str(manifest.spec.corpus)),
+        *((f"Model: {key}", readable(value)) for key, value in manifest.model.items() if key not in OWN_FACTS),
+        ("Model: dtype", run.model_spec.dtype), ("Model hash", str(manifest.model.get("hash", ""))[:12]),
+        ("Corpus", str(manifest.spec.corpus)),
         *((f"Corpus: {key}", readable(value)) for key, value in manifest.corpus.items() if key != "hash"),
         ("Corpus hash", str(manifest.corpus.get("hash", ""))[:12]),
         ("Table tokens", count(manifest.spec.table_tokens)), ("Metric tokens", count(manifest.spec.metric_tokens)),
         ("Context, window", f"{manifest.spec.context}, {manifest.spec.window} tokens"),
+        *((name, said[getattr(manifest.spec, field)]) for field, (name, said) in TEXT_CHOICES.items()),
         ("Headline rule", manifest.headline_rule),
     ]  # fmt: skip
     return [(name, text) for name, text in facts if text]

@@ -13,7 +13,7 @@ import streamlit as st
 from app import links, state
 from app.components import layout
 from sae_core import compare
-from sae_core.errors import DictionaryError, InputError, RunError
+from sae_core.errors import DictionaryError, InputError, UnfinishedRun
 from sae_core.store import DictionaryEntry, RunStore
 
 MOST = 6
@@ -36,7 +36,7 @@ def choose_dictionaries(run: RunStore) -> list[DictionaryEntry]:
     ids = [entry.id for entry in run.dictionaries]
     if len(ids) < 2:
         fix = f"Train another: python -m precompute train --run {run.folder.name}"
-        raise RunError("a run with two dictionaries or more", f"{len(ids)}", fix)
+        raise UnfinishedRun("a run with two dictionaries or more", f"{len(ids)}", fix)
     links.bound_list(KEY, proposed(run), options=ids)
     chosen = list(dict.fromkeys(st.session_state[KEY]))
     if len(chosen) > MOST:

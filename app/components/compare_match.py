@@ -11,6 +11,7 @@ import streamlit as st
 from app import links, names, state
 from app.components import cards, layout, plots
 from app.components.compare_choice import Pair, show_feature, why_not
+from app.components.downloads import frame_buttons
 from app.components.numbers import count, percent
 from app.components.tables import chosen_row
 from app.figures.compare import largest_cosines
@@ -165,8 +166,7 @@ def feature_table(run: RunStore, pair: Pair, classes: pd.DataFrame, ids: list[st
     )  # fmt: skip
     cut = f" The {count(SHOWN_ROWS)} with the largest cosine are listed." if len(kept) > SHOWN_ROWS else ""
     plots.note(f"Choose a row to see the two features side by side. A click on a column's head sorts by it.{cut}")
-    st.download_button("CSV", lambda: kept.to_csv(index=False), f"{pair.a.id}-against-{pair.b.id}.csv",
-                       icon=":material/download:", key="csv", help="All rows of these classes")  # fmt: skip
+    frame_buttons("", lambda: kept, f"{pair.a.id}-against-{pair.b.id}", "matched", "All rows of these classes")
 
 
 def _row_chosen(key: str, a: str, ids: list[str], features: list[int]) -> None:

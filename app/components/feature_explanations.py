@@ -12,7 +12,7 @@ from sae_core.store import DictionaryEntry, RunStore
 
 
 def explanations(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) -> None:
-    """Explanations by rules and by language models, each with the score it got on text it was not made from."""
+    """Imported labels, then explanations by rules and models, each with its score on text it was not made from."""
     st.subheader("Explanations", help=explain("scores", "score"))
     frame = labels.explanations(run, entry.id, feature)
     if frame.empty:
@@ -26,19 +26,20 @@ def explanations(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Se
     plots.note(
         "A score is the correlation of the activations that the explanation predicts with the true ones, on text it "
         f"was not made from; 1 is perfect. A rule names the feature where it scores {labels.LEAST_RULE_SCORE:g} or "
-        "more and no language model has explained it."
+        "more, no label was imported and no language model has explained it."
     )
 
 
 def written(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows as the table shows them: no score, no interval and no fragments where the feature was skipped."""
+    """The rows as the table shows them: no score, interval and fragments where it was skipped or not scored."""
     skipped = frame["skipped"].astype(bool)
-    scored = frame[["score", "lower", "upper", "n_fragments"]].astype(float).mask(skipped)
+    unscored = skipped | frame["score"].isna()
+    scored = frame[["score", "lower", "upper", "n_fragments"]].astype(float).mask(unscored)
     interval = [f"{low:.2f} to {high:.2f}" for low, high in zip(frame["lower"], frame["upper"], strict=True)]
     text = frame["explanation"].where(~skipped, "Skipped: " + frame["explanation"])
     return frame.assign(
         explanation=text, score=scored["score"], n_fragments=scored["n_fragments"],
-        interval=pd.Series(interval, index=frame.index, dtype="str").where(~skipped, ""),
+        interval=pd.Series(interval, index=frame.index, dtype="str").where(~unscored, ""),
         scheme=frame["scheme"].str.replace("_", " "),
     )  # fmt: skip
 
@@ -47,7 +48,7 @@ def columns() -> dict:
     """Settings of the table's columns."""
     config = st.column_config
     return {
-        "explainer": config.TextColumn("By", help=explain("scores", "explainer"), width=70),
+        "explainer": config.TextColumn("By", help=explain("scores", "explainer"), width=130),
         "explanation": config.TextColumn("Explanation", width="large"),
         "scheme": config.TextColumn("Fragments", help=explain("scores", "scheme"), width=120),
         "setting": config.TextColumn("Setting", help=explain("scores", "setting"), width=100),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
-from app import feature_parts, links, names
-from app.components import layout, plots
+from app import computed, feature_parts, links, names
+from app.components import compute_now, layout, plots
 from app.components.errors import show_errors
 from app.components.tables import chosen_row, edge_columns
 from app.glossary import explain
 from sae_core.schemas import NEIGHBOURS, TREE_MIN_CONTEXTS, TREE_PARENTS
 from sae_core.store import DictionaryEntry, RunStore
+from sae_core.table_making import parent_of
 
 RELATIONS = {
     "same": "same dictionary", "previous": "previous layer", "next": "next layer", "cofiring": "fires together",
@@ -25,10 +28,7 @@ def causes(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) 
     left, right = layout.stacking_columns(2, "causes")
     with left, show_errors(stop=False):
         st.markdown("###### Parents: removing them lowers this feature")
-        parents = feature_parts.parents(run, entry, feature)
-        edge_table(run, parents, "Parent", f"parents-{entry.id}-{feature}", why_no_parents(entry))
-        if len(parents) and parents.attrs["rest"]:
-            plots.note(parents.attrs["rest"])
+        show_parents(run, entry, feature)
     with right, show_errors(stop=False):
         st.markdown("###### Children: features of the next layer that name it as a parent")
         children = feature_parts.children(run, entry, feature)
@@ -36,6 +36,19 @@ def causes(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) 
         edge_table(run, children, "Child", f"children-{entry.id}-{feature}", missing)
     place = {"dictionary": entry.id, "feature": feature}
     links.link("Open the causal tree", "causal_tree", icon=":material/account_tree:", **place)
+
+
+def show_parents(run: RunStore, entry: DictionaryEntry, feature: int) -> None:
+    """The parents, or a button that computes them now."""
+    parents = feature_parts.parents(run, entry, feature)
+    if parents is None:
+        compute = partial(computed.compute_edges, run, [(entry.id, feature)])
+        pair = [entry, parent_of(run, entry)]
+        compute_now.offer(run, "edges", "The edges into this feature are", pair, compute, "compute-edges")
+        return
+    edge_table(run, parents, "Parent", f"parents-{entry.id}-{feature}", why_no_parents(entry))
+    if len(parents) and parents.attrs["rest"]:
+        plots.note(parents.attrs["rest"])
 
 
 def why_no_parents(entry: DictionaryEntry) -> str:

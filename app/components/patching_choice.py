@@ -23,11 +23,11 @@ ORDER_HELP = (
 
 def choose_dictionary(run: RunStore) -> DictionaryEntry:
     """The dictionary whose features are patched. Raises DictionaryError if no weights are in the run."""
+    default = state.default_dictionary(run).id
     entries = {d.id: d for d in run.main_dictionaries if with_weights(run, d)}
     if not entries:
         fix = f"Train some: python -m precompute train --run {run.folder.name}"
         raise DictionaryError("a dictionary with tables whose weights are in the run", "none", fix)
-    default = state.default_dictionary(run).id
     bound = links.bound(
         "dictionary", default if default in entries else next(iter(entries)), options=entries,
         drops=("feature", "second", *OF_PAIR),

@@ -26,6 +26,11 @@ a.sae-token:hover {{outline:1px solid {colours.chosen}}}
 .sae-chips {{display:inline-flex;flex-wrap:wrap;gap:.25rem}}
 .sae-error {{display:grid;grid-template-columns:max-content 1fr;gap:.35rem 1rem;margin:.5rem 0;padding:.9rem 1.1rem;
  border:1px solid {line};border-left:4px solid {colours.chosen};border-radius:6px;overflow-wrap:anywhere}}
+.sae-banner {{margin:0 0 .6rem;padding:.55rem .9rem;border:1px solid {line};border-radius:6px;background:{faint};
+ font-size:.88rem;overflow-wrap:anywhere}}
+.sae-banner p {{margin:.1rem 0}}
+.sae-missing {{margin:.4rem 0;padding:.5rem .8rem;border-left:3px solid {line};font-size:.9rem;opacity:.85;
+ overflow-wrap:anywhere}}
 .sae-error span:nth-child(odd) {{font-weight:600}}
 .sae-heading {{font-size:1.6rem;font-weight:650;margin:0;padding:0;overflow-wrap:anywhere}}
 .sae-label {{font-weight:400;opacity:.8;margin-left:.4rem}}

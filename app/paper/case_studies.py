@@ -18,7 +18,7 @@ from app.paper import case_studies_more as more
 from app.paper.case_studies_choice import APOSTROPHE, OTHER, Part, choose, picked
 from app.paper.claims import show_claims
 from app.paper.missing import made_by
-from sae_core.errors import InputError, TableError
+from sae_core.errors import InputError, MissingTable
 from sae_core.schemas import HISTOGRAM_BINS
 from sae_core.store import DictionaryEntry, RunStore
 
@@ -133,7 +133,7 @@ def figure_11(run: RunStore, setting: str) -> None:
     with made_by(run, "basis"):
         coordinate = run.read("basis_histograms", entry.id, key=feature)
         if coordinate.empty:
-            raise TableError(f"basis_histograms of feature {feature} of {entry.id}", "landmarks only", "")
+            raise MissingTable(f"basis_histograms of feature {feature} of {entry.id}", "landmarks only", "")
     histogram = own_histogram(run, entry, feature)
     first, log = choose_range("coordinate", histogram), scale_switch("coordinate_log")
     shown = coordinate[coordinate["bin"] >= first], histogram[histogram["bin"] >= first]

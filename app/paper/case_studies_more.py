@@ -18,7 +18,7 @@ from app.paper.case_studies_claims import is_apostrophe
 from app.paper.claims import show_claims
 from app.paper.missing import made_by
 from app.trees import Growth
-from sae_core.errors import TableError
+from sae_core.errors import MissingTable
 from sae_core.schemas import DENSE_ABOVE
 from sae_core.store import DictionaryEntry, RunStore
 
@@ -165,7 +165,7 @@ def layer_pairs(run: RunStore, alive_only: bool) -> pd.DataFrame:
                 frame = run.read("across_layers", entry.id).assign(pair=f"layers {layer} and {layer + 1}")
                 frames.append(frame[~dead(run, entry)] if alive_only else frame)
         if not frames:
-            raise TableError("headline dictionaries of two neighbouring layers", "none", "")
+            raise MissingTable("headline dictionaries of two neighbouring layers", "none", "")
     return pd.concat(frames, ignore_index=True)
 
 

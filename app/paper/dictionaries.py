@@ -20,7 +20,7 @@ from app.paper import CORRECTED, Result
 from app.paper import dictionaries_claims as judged
 from app.paper.claims import show_claims
 from app.paper.missing import command
-from sae_core.errors import TableError
+from sae_core.errors import MissingTable
 from sae_core.results import all_metrics, kind_name
 from sae_core.specs import K_KINDS, L1_KINDS
 from sae_core.store import RunStore
@@ -40,7 +40,7 @@ def metrics(run: RunStore) -> pd.DataFrame:
     stamp = folder.stat().st_mtime_ns if folder.is_dir() else 0
     frame = _metrics(run.folder, stamp, (run.folder / "manifest.json").stat().st_mtime_ns, run)
     if frame.empty:
-        raise TableError(
+        raise MissingTable(
             "metrics of dictionaries", "none", f"Make them: python -m precompute metrics --run {run.folder}"
         )
     return frame
@@ -71,7 +71,7 @@ def of_setting(run: RunStore, setting: str) -> pd.DataFrame:
     found = frame[frame["variant"] == PUBLISHED]
     if found.empty:
         fix = f"Make them: {command(run, 'published')}"
-        raise TableError("dictionaries trained as the authors trained theirs", "none in this run", fix)
+        raise MissingTable("dictionaries trained as the authors trained theirs", "none in this run", fix)
     return found
 
 
@@ -185,7 +185,7 @@ def _needs(found: pd.DataFrame, run: RunStore, what: str, options: str = "--alph
     if len(found):
         return found
     commands = [f"python -m precompute {step} --run {run.folder}" for step in (f"train {options}", "metrics")]
-    raise TableError(what, "none with metrics in this run and setting", f"Make it: {', then '.join(commands)}")
+    raise MissingTable(what, "none with metrics in this run and setting", f"Make it: {', then '.join(commands)}")
 
 
 # ---- the table

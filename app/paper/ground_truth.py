@@ -17,7 +17,7 @@ from app.paper import ground_truth_claims as judge
 from app.paper import ground_truth_frames as frames
 from app.paper.claims import show_claims
 from app.paper.missing import command, made_by
-from sae_core.errors import TableError
+from sae_core.errors import MissingTable
 from sae_core.results import kind_name
 from sae_core.store import RunStore
 
@@ -52,7 +52,7 @@ def labelled(run: RunStore, setting: str) -> pd.DataFrame | None:
         return None
     found = frames.all_factors(run)
     if found.empty:
-        raise TableError("factors of some dictionary", "none", f"Make them: {command(run, 'factors')}")
+        raise MissingTable("factors of some dictionary", "none", f"Make them: {command(run, 'factors')}")
     return frames.side_by_side(run, found, setting)
 
 

@@ -14,7 +14,7 @@ from app.paper import CORRECTED, Result
 from app.paper.claims import show_claims
 from app.paper.indirect_objects_claims import LEVELS, PAPER_PRICE, claims, pairs_of, reach
 from app.paper.missing import command, made_by
-from sae_core.errors import TableError
+from sae_core.errors import MissingTable
 from sae_core.results import described
 from sae_core.store import RunStore
 
@@ -31,7 +31,7 @@ def curves_of(run: RunStore, setting: str) -> pd.DataFrame:
     frame = frame[frame["setting"] == setting]
     if frame.empty:
         fix = f"Make them: {command(run, 'ioi')} --setting {setting}"
-        raise TableError(f"curves of the setting {setting}", "none in this run", fix)
+        raise MissingTable(f"curves of the setting {setting}", "none in this run", fix)
     entries = pd.DataFrame([described(run.dictionary(id)) for id in frame["dictionary"].unique()])
     kept = entries[["id", "layer", "alpha", "ratio", "n_features"]]
     return frame.merge(kept, left_on="dictionary", right_on="id").drop(columns="id")

@@ -31,7 +31,7 @@ from app.paper.interpretability_scores import (
     reading,
 )
 from app.paper.missing import command
-from sae_core.errors import TableError
+from sae_core.errors import MissingTable
 from sae_core.specs import TOPK_KINDS
 from sae_core.store import RunStore
 
@@ -146,14 +146,14 @@ def figure_18(run: RunStore, setting: str) -> None:
     frame = asked.means("resid_post", asked.scheme)
     frame = frame[frame["ours"] | frame["kind"].isin(("pca", "ica", *TOPK_KINDS))]
     if not frame["kind"].isin(TOPK_KINDS).any():
-        raise TableError("scores of Top-K PCA or ICA", "none", _make(run))
+        raise MissingTable("scores of Top-K PCA or ICA", "none", _make(run))
     _show_means(asked, frame, asked.scheme, "figure_18")
     show_claims([claims.top_k_explains_little(frame)])
 
 
 def _show_means(asked: Reading, frame: pd.DataFrame, scheme: str, key: str, title: str = "") -> None:
     if frame.empty:
-        raise TableError("scores of dictionaries at this site", "none", _make(asked.run))
+        raise MissingTable("scores of dictionaries at this site", "none", _make(asked.run))
     plots.show_plot(title, figures.means_by_layer(frame, state.colours(), scheme), key)
 
 
@@ -167,7 +167,9 @@ def figure_8(run: RunStore, setting: str) -> None:
     frame = means(asked.scores, by_ratio(asked.dictionaries, setting), asked.scheme)
     if frame.empty:
         fix = f"Train another ratio: python -m precompute train --run {run.folder} --ratio 2, then metrics, "
-        raise TableError("scores of dictionaries of one layer at two ratios", "one ratio", fix + command(run, "rules"))
+        raise MissingTable(
+            "scores of dictionaries of one layer at two ratios", "one ratio", fix + command(run, "rules")
+        )
     plots.show_plot("", figures.means_by_ratio(frame, state.colours(), asked.scheme), "figure_8")
     nearest = "alpha" if setting == AS_PUBLISHED else "L0"
     plots.note(f"Of several dictionaries with a ratio the one nearest in {nearest} to the headline.")

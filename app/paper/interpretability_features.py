@@ -19,7 +19,7 @@ from app.paper.claims import show_claims
 from app.paper.interpretability_frames import means
 from app.paper.interpretability_scores import SCHEMES, chosen_layer, detection_scores, reading
 from app.paper.missing import command, made_by
-from sae_core.errors import TableError
+from sae_core.errors import MissingTable
 from sae_core.store import RunStore
 
 TABLE_ROWS = 5
@@ -41,7 +41,7 @@ def table_1(run: RunStore, setting: str) -> None:
     chosen = asked.beside("resid_post")
     ours = chosen[chosen["ours"] & (chosen["layer"] == layer)]
     if ours.empty:
-        raise TableError(f"scores of an SAE in layer {layer}", "none", f"Make them: {command(run, 'rules')}")
+        raise MissingTable(f"scores of an SAE in layer {layer}", "none", f"Make them: {command(run, 'rules')}")
     id = ours["id"].iloc[0]
     rows = five(asked.of(id, asked.scheme), setting, run.manifest.spec.seed)
     head = ("Feature", "Explanation", "Score", "95 % interval")
@@ -82,7 +82,7 @@ def single_scores(run: RunStore, setting: str) -> None:
     averages = means(asked.scores, chosen[chosen["layer"] == layer], asked.scheme)
     averages = averages[averages["n"] > 0]
     if averages.empty:
-        raise TableError(f"features with a score in layer {layer}", "none", f"Make them: {command(run, 'rules')}")
+        raise MissingTable(f"features with a score in layer {layer}", "none", f"Make them: {command(run, 'rules')}")
     rows = pd.concat([asked.of(id, asked.scheme) for id in averages["id"]])
     drawn = figures.score_strip(rows[~rows["skipped"].astype(bool)], averages, state.colours(), run.manifest.spec.seed)
     title = f"Layer {layer}, {SCHEMES[asked.scheme]}, explained by {asked.explainer}"
@@ -113,7 +113,9 @@ def table_2(run: RunStore, setting: str) -> None:
     keys = (asked.explainer, asked.scheme, setting)
     rows = rows[(rows[["explainer", "scheme", "setting"]] == keys).all(axis=1)]
     if rows.empty:
-        raise TableError(f"moments against scores of {', '.join(keys)}", "none", f"Make it: {command(run, 'moments')}")
+        raise MissingTable(
+            f"moments against scores of {', '.join(keys)}", "none", f"Make it: {command(run, 'moments')}"
+        )
     pooled = {"headline": "all headline dictionaries"}
     ids = sorted(rows["dictionary"].unique(), key=lambda id: (id not in pooled, id))
     id = st.selectbox(
@@ -161,4 +163,4 @@ def _of_explainer(frame: pd.DataFrame, explainer: str) -> pd.DataFrame:
     if explainer in found:
         return frame[frame["explainer"] == explainer]
     fix = f"Choose {', '.join(found)} under Explained by"
-    raise TableError("detection by the chosen explainer", f"none by {explainer}", fix)
+    raise MissingTable("detection by the chosen explainer", f"none by {explainer}", fix)

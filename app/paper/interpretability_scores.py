@@ -14,7 +14,7 @@ from app import links, state
 from app.paper import AS_PUBLISHED
 from app.paper.interpretability_frames import EACH, PUBLISHED_FEATURES, TAIL, beside, catalogue, means, sided
 from app.paper.missing import command
-from sae_core.errors import SaeError, TableError
+from sae_core.errors import MissingTable, SaeError
 from sae_core.results import all_metrics, all_scores, described, mean_interval
 from sae_core.signed import SIGNED_KINDS
 from sae_core.store import RunStore
@@ -126,7 +126,7 @@ def read_scores(run: RunStore, setting: str) -> pd.DataFrame:
     """All scores of a run in a setting. Raises TableError with the command if there is none."""
     scores = _scores(run, setting)
     if scores.empty:
-        raise TableError(
+        raise MissingTable(
             f"scores of features with the setting {setting}",
             "none",
             f"Make them: {command(run, 'rules')} --setting {setting}",

@@ -15,7 +15,7 @@ def made_by(run: RunStore, step: str) -> Iterator[None]:
     try:
         yield
     except TableError as error:
-        raise TableError(error.expected, error.found, f"Make it: {command(run, step)}") from None
+        raise type(error)(error.expected, error.found, f"Make it: {command(run, step)}") from None
 
 
 def command(run: RunStore, step: str) -> str:

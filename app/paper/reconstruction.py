@@ -14,7 +14,7 @@ from app.paper import Result
 from app.paper.claims import Claim, agreement, show_claims
 from app.paper.dictionaries import of_setting, show_points
 from app.paper.dictionaries_claims import falls, tokens_of
-from sae_core.errors import TableError
+from sae_core.errors import MissingTable
 from sae_core.results import kind_name
 from sae_core.specs import HEADLINE_L0
 from sae_core.store import RunStore
@@ -129,7 +129,7 @@ def _read(run: RunStore, setting: str) -> pd.DataFrame:
     if len(frame):
         return frame
     fix = f"Train them, then measure: python -m precompute metrics --run {run.folder}"
-    raise TableError("metrics of residual SAEs", "none in this run and setting", fix)
+    raise MissingTable("metrics of residual SAEs", "none in this run and setting", fix)
 
 
 RESULTS = (

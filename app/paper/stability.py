@@ -20,7 +20,7 @@ from app.paper.interpretability_claims import control
 from app.paper.interpretability_frames import beside
 from app.paper.interpretability_scores import CONTROL_RUNS, TOP_AND_RANDOM, control_runs, explainers, read_scores
 from app.paper.missing import command, made_by
-from sae_core.errors import TableError
+from sae_core.errors import MissingTable, TableError
 from sae_core.results import all_metrics, kind_name
 from sae_core.store import RunStore
 
@@ -52,7 +52,7 @@ def live_features(run: RunStore) -> pd.DataFrame:
             layer = entry.spec.site.layer
             rows.append(found[found["alive"]].assign(layer=layer, id=entry.id, pair=f"layer {layer}"))
         if not rows:
-            raise TableError("a headline dictionary and its twin trained with another seed", "none", "")
+            raise MissingTable("a headline dictionary and its twin trained with another seed", "none", "")
     return pd.concat(rows, ignore_index=True)
 
 

@@ -11,9 +11,8 @@ import torch
 
 from precompute.common import bar, load_entry, load_model
 from precompute.features import histogram_table
-from precompute.harvest import Entries, HarvestArgs, harvest, table_text
+from precompute.harvest import Entries, HarvestArgs, harvest
 from precompute.paper.states import summary
-from precompute.tables import token_names
 from sae_core.contexts import TokenText
 from sae_core.dictionaries import Dictionary
 from sae_core.errors import InputError
@@ -21,6 +20,7 @@ from sae_core.histograms import token_histogram
 from sae_core.language_model import LanguageModel
 from sae_core.specs import Site
 from sae_core.store import DictionaryEntry, Provenance, RunStore
+from sae_core.table_making import table_text, token_names
 
 STEP = "basis"
 TABLE = "basis_histograms"
@@ -107,7 +107,7 @@ def coordinate_values(
     found: dict[str, list[Entries]] = {id: [] for id in sides}
     for start in bar(range(0, len(contexts), CONTEXTS_AT_ONCE), "residual coordinates", unit="block"):
         part = contexts[start : start + CONTEXTS_AT_ONCE]
-        for id, (tokens, side, values) in harvest(model, sides, part, batch).items():
+        for id, (tokens, side, values) in harvest(model, sides, part, batch, text.first).items():
             found[id].append((tokens + start * text.context, side, values))
     return {id: tuple(np.concatenate(column) for column in zip(*parts, strict=True)) for id, parts in found.items()}
 

@@ -10,23 +10,24 @@ Answers are kept in the run's `answers/DICTIONARY.jsonl` as they come: what has 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from precompute.harvest import HarvestArgs, code_indexes, drop_codes
 from precompute.paper.interviews import Interviews
 from precompute.paper.llm_rows import Source, report
-from precompute.paper.score_rows import TABLE, merge_scores, scores_state
-from precompute.tables import token_names
+from precompute.paper.score_rows import TABLE, maker, merge_scores, scores_state
 from sae_core.autointerp.answers import Service
 from sae_core.autointerp.client import EXPLAINER, Client, model_names
 from sae_core.autointerp.cost import Price, describe, estimate
 from sae_core.autointerp.fragments import AS_PUBLISHED, CORRECTED
 from sae_core.autointerp.interview import Interviewer
 from sae_core.code_index import CodeIndex
-from sae_core.errors import ServiceError
+from sae_core.errors import ServiceError, SpecError
+from sae_core.feature_selection import parse
 from sae_core.store import DictionaryEntry, Provenance, RunStore
+from sae_core.table_making import token_names
 
 STEP = "explain"
 
@@ -39,8 +40,10 @@ class Args(HarvestArgs):
     """ask the model; without it, requests, tokens and price are only estimated"""
     dictionaries: tuple[str, ...] = ()
     """ids of dictionaries; none: all main ones"""
-    features: int = 150
+    n_features: int = 150
     """features of each dictionary: drawn among live ones (corrected) or the first, at most 150 (as-published)"""
+    features: str = ""
+    """these instead: 3,17,40; 0-99; or a filter such as `alive and density<0.01`. What was asked before stays"""
     setting: Literal["corrected", "as-published"] = CORRECTED
     """as-published: other fragments for every dictionary, drawn ones may repeat strong ones, explainer temperature 1"""
     simulator: Literal["logprobs", "echo", "json"] = "logprobs"
@@ -75,6 +78,9 @@ def _explained(store: RunStore, entry: DictionaryEntry) -> bool:
 def run(store: RunStore, args: Args) -> None:
     """Write `scores` and `detection` of one explainer. What is answered or made already is not asked for again."""
     models = model_names()
+    if args.setting == AS_PUBLISHED and args.features:
+        fix = "Leave --features out: the setting says which features are explained"
+        raise SpecError("no choice of features for the setting as-published", args.features, fix)
     if not all(models):
         return _without_models(args)
     chosen = [store.dictionary(id) for id in args.dictionaries] or store.main_dictionaries
@@ -101,7 +107,9 @@ def _interviews(
     explaining = 1.0 if args.setting == AS_PUBLISHED else args.temperature
     temperatures, seed = (explaining, args.temperature), store.manifest.spec.seed
     interviewer = Interviewer(*models, args.simulator, names, temperatures, args.detection, seed)
-    return Interviews(store, entry, index, interviewer, args.features, args.setting)
+    n, also = (0, _chosen(store, entry, args)) if args.features else (args.n_features, np.zeros(0, np.int64))
+    also = np.union1d(also, _asked_before(store, entry, args, models))
+    return Interviews(store, entry, index, interviewer, n, args.setting, also)
 
 
 def _write(
@@ -128,8 +136,33 @@ def _without_models(args: Args) -> None:
 
 
 def _left(store: RunStore, entry: DictionaryEntry, args: Args, models: tuple[str, str]) -> bool:
+    if args.features:
+        before = _asked_before(store, entry, args, models)
+        own = _settings(store, entry, args, models)
+        return bool(own.get("unanswered")) or not set(_chosen(store, entry, args)) <= set(before)
     made_from = _provenance(store, entry, args, models)
     return scores_state(store, entry, models[0], args.setting, made_from) != "ready"
+
+
+def _chosen(store: RunStore, entry: DictionaryEntry, args: Args) -> np.ndarray:
+    return parse(args.features).of(store, entry.id)
+
+
+def _settings(store: RunStore, entry: DictionaryEntry, args: Args, models: tuple[str, str]) -> dict[str, Any]:
+    """The settings that this explainer's rows were made with; empty where there are none."""
+    if store.table_state(TABLE, entry.id) != "ready":
+        return {}
+    return store.table_info(TABLE, entry.id).settings.get(maker(models[0], args.setting), {})
+
+
+def _asked_before(store: RunStore, entry: DictionaryEntry, args: Args, models: tuple[str, str]) -> np.ndarray:
+    """The features this explainer has rows for, if they were made with the same settings."""
+    own, now = _settings(store, entry, args, models), _provenance(store, entry, args, models).to_dict()["settings"]
+    numbers = ("features", "unanswered")
+    if args.setting == AS_PUBLISHED or not own or any(own[name] != now[name] for name in now if name not in numbers):
+        return np.zeros(0, np.int64)
+    rows = store.read(TABLE, entry.id, columns=["feature", "explainer", "setting"])
+    return rows.loc[(rows["explainer"] == models[0]) & (rows["setting"] == args.setting), "feature"].unique()
 
 
 def _provenance(
@@ -141,7 +174,7 @@ def _provenance(
         entry.id,
         table_tokens=spec.table_tokens,
         seed=spec.seed,
-        features=args.features,
+        features=_settings(store, entry, args, models).get("features", 0) if args.features else args.n_features,
         simulator=args.simulator,
         judge=models[1],
         detection=args.detection,

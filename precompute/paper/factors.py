@@ -13,6 +13,7 @@ from precompute.paper.states import summary, with_weights
 from sae_core.dictionaries import Dictionary
 from sae_core.factors import F1, Detector, Properties, best_detectors, count_above, properties, score_detectors
 from sae_core.schemas import FACTOR_MIN_POSITIVES, FACTORS
+from sae_core.specs import RunSpec
 from sae_core.store import Provenance, RunStore
 
 STEP = "factors"
@@ -40,7 +41,7 @@ def run(store: RunStore, args: Args) -> None:
     with site_activations(store, model, sites, ids, STEP) as x:
         for entry in bar(waiting, "factors", unit="dictionary"):
             dictionary = load_entry(store, entry)
-            frame = factor_rows(dictionary, x[entry.spec.site], wanted, store.manifest.spec.seed)
+            frame = factor_rows(dictionary, x[entry.spec.site], wanted, store.manifest.spec)
             store.write_table("factors", frame, entry.id, _provenance(store, entry.id))
 
 
@@ -49,14 +50,15 @@ def state(store: RunStore) -> str:
     return summary({_state(store, entry.id) for entry in with_weights(store)})
 
 
-def factor_rows(dictionary: Dictionary, x: np.ndarray, wanted: Properties, seed: int) -> pd.DataFrame:
+def factor_rows(dictionary: Dictionary, x: np.ndarray, wanted: Properties, spec: RunSpec) -> pd.DataFrame:
     """Rows of `factors`: detectors chosen on the first half of the contexts x [n, t, width], F1 on the second."""
     if not wanted.names:
         return pd.DataFrame(columns=FACTORS.column_names)
     half = len(x) // 2
-    detectors = best_detectors(count_above(dictionary, batches(x, wanted.wanted, slice(half))))
-    found = score_detectors(dictionary, detectors, batches(x, wanted.wanted, slice(half, None)), seed)
-    n_tokens = (len(x) - half) * x.shape[1]
+    detectors = best_detectors(count_above(dictionary, batches(x, wanted.wanted, slice(half), spec.first)))
+    second = batches(x, wanted.wanted, slice(half, None), spec.first)
+    found = score_detectors(dictionary, detectors, second, spec.seed)
+    n_tokens = (len(x) - half) * (x.shape[1] - spec.first)
     rows = zip(wanted.names, detectors, found, strict=True)
     return pd.DataFrame([_row(name, detector, f1, n_tokens) for name, detector, f1 in rows])
 

@@ -9,7 +9,6 @@ from itertools import islice
 import numpy as np
 
 from precompute.common import bar
-from precompute.harvest import table_text
 from precompute.paper.pool import dictionary_pool
 from precompute.paper.sides import TABLE as SIDES
 from precompute.paper.sides import make_sides, published
@@ -23,12 +22,16 @@ from sae_core.errors import AnswerError, ServiceError
 from sae_core.schemas import SCORE_MIN_FRAGMENTS
 from sae_core.signed import SIGNED_KINDS
 from sae_core.store import DictionaryEntry, RunStore
+from sae_core.table_making import table_text
 
 FAILURES_IN_A_ROW = 3
 
 
 class Interviews:
-    """The interviews of one dictionary. `skipped`: by feature, why nothing is asked about it."""
+    """The interviews of one dictionary. `skipped`: by feature, why nothing is asked about it.
+
+    n_features: how many are drawn, or the first as published; also: features that are asked about besides.
+    """
 
     def __init__(
         self,
@@ -38,10 +41,11 @@ class Interviews:
         interviewer: Interviewer,
         n_features: int,
         setting: str,
+        also: np.ndarray,
     ) -> None:
         self.id, self.interviewer = entry.id, interviewer
         self.answers = Answers(store.folder / "answers" / f"{entry.id}.jsonl")
-        self.plans, self.skipped = _plans(store, entry, index, n_features, setting)
+        self.plans, self.skipped = _plans(store, entry, index, n_features, setting, also)
 
     def unanswered(self) -> Iterator[tuple[Request, int]]:
         """The requests without a stored answer, and about how many tokens each brings back."""
@@ -102,13 +106,13 @@ def choose_features(counts: np.ndarray, n: int, seed: int) -> np.ndarray:
 
 
 def _plans(
-    store: RunStore, entry: DictionaryEntry, index: CodeIndex, n_features: int, setting: str
+    store: RunStore, entry: DictionaryEntry, index: CodeIndex, n_features: int, setting: str, also: np.ndarray
 ) -> tuple[list[Plan], dict[int, str]]:
     """What to ask about each chosen feature, and by feature why others are skipped."""
     text, seed = table_text(store), store.manifest.spec.seed
     pool = dictionary_pool(store, entry, text, setting)
     plans, skipped = [], {}
-    for found in _chosen(store, entry, index, n_features, setting):
+    for found in _chosen(store, entry, index, n_features, setting, also):
         selection = select(found, pool, text, seed, setting)
         if selection is None:
             n = len(active_fragments(found, pool, text.window))
@@ -119,7 +123,9 @@ def _plans(
     return plans, skipped
 
 
-def _chosen(store: RunStore, entry: DictionaryEntry, index: CodeIndex, n: int, setting: str) -> Iterator[FeatureCodes]:
+def _chosen(
+    store: RunStore, entry: DictionaryEntry, index: CodeIndex, n: int, setting: str, also: np.ndarray
+) -> Iterator[FeatureCodes]:
     """The features to ask about; of PCA and ICA signed ones as published, else only the better side of a direction."""
     if setting == AS_PUBLISHED:
         yield from islice(published(entry, index), n)
@@ -128,5 +134,4 @@ def _chosen(store: RunStore, entry: DictionaryEntry, index: CodeIndex, n: int, s
     if entry.spec.kind in SIGNED_KINDS:
         make_sides(store, entry, index)
         counts = counts * store.read(SIDES, entry.id)["best"].to_numpy()
-    for feature in choose_features(counts, n, store.manifest.spec.seed).tolist():
-        yield next(index.features(feature, feature + 1))
+    yield from index.chosen(np.union1d(choose_features(counts, n, store.manifest.spec.seed), also).astype(np.int64))

@@ -23,17 +23,17 @@ import pandas as pd
 from precompute import metrics, train
 from precompute.common import bar, load_entry
 from precompute.features import FeatureTables
-from precompute.harvest import HarvestArgs, code_indexes, drop_codes, table_text
+from precompute.harvest import HarvestArgs, code_indexes, drop_codes
 from precompute.paper import explain, ioi, moments, rules
 from precompute.paper.states import summary, with_weights
 from precompute.passes import Settings
-from precompute.tables import provenance, token_names
 from sae_core.autointerp.fragments import AS_PUBLISHED
 from sae_core.corpus import load_windows
 from sae_core.errors import DictionaryError, SaeError
 from sae_core.feature_stats import is_outlier_direction
 from sae_core.specs import COMPARISON_KINDS, DictionarySpec
 from sae_core.store import DictionaryEntry, RunStore
+from sae_core.table_making import provenance, table_text, token_names
 
 STEP = "published"
 VARIANT = "published"

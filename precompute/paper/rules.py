@@ -10,21 +10,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from precompute.common import bar
-from precompute.harvest import HarvestArgs, code_indexes, drop_codes, table_text
+from precompute.harvest import HarvestArgs, code_indexes, drop_codes
 from precompute.paper.pool import dictionary_pool
-from precompute.paper.score_rows import merge_scores, scores_state
+from precompute.paper.score_rows import add_scores, scores_made
 from precompute.paper.sides import make_sides, published, sides_state
 from precompute.paper.states import summary, with_weights
-from precompute.tables import token_names
 from sae_core.autointerp.fragments import AS_PUBLISHED, CORRECTED
 from sae_core.autointerp.score import SCHEMES, Score
 from sae_core.code_index import CodeIndex, FeatureCodes
+from sae_core.errors import SpecError
+from sae_core.feature_selection import ALL, parse
 from sae_core.rule_scores import CONSTANT, Halves, ScoredRule
 from sae_core.rules import fitting_contexts, views
 from sae_core.store import DictionaryEntry, Provenance, RunStore
+from sae_core.table_making import table_text, token_names
 
 STEP = "rules"
 EXPLAINER = "rule"
@@ -41,6 +44,8 @@ class Args(HarvestArgs):
     setting: Literal["corrected", "as-published"] = CORRECTED
     """corrected (the same pool of fragments for all dictionaries) or as-published (the authors' way to draw it; the
     first 150 features, of PCA and ICA signed, of other directions positive sides)"""
+    features: str = ALL
+    """all; 3,17,40; 0-99; or a filter such as `alive and density<0.01`. What the table holds already stays"""
 
 
 def run(store: RunStore, args: Args) -> None:
@@ -48,8 +53,11 @@ def run(store: RunStore, args: Args) -> None:
 
     As many dictionaries share a pass of the model as have codes of at most CODES_ON_DISK bytes together.
     """
+    if args.setting == AS_PUBLISHED and args.features != ALL:
+        fix = "Leave --features out: the setting says which features are scored"
+        raise SpecError("all features of the setting as-published", args.features, fix)
     chosen = [store.dictionary(id) for id in args.dictionaries] or with_weights(store)
-    waiting = [entry for entry in chosen if _state(store, entry, args.setting) != "ready"]
+    waiting = [entry for entry in chosen if len(_left(store, entry, args)) or sides_state(store, entry) != "ready"]
     scorer = Scorer(store, args) if waiting else None
     for group in _groups(store, waiting):
         indexes = code_indexes(store, group, args.device, args.batch)
@@ -68,18 +76,19 @@ class Scorer:
     """What the rules of all dictionaries share: the text, read in every way."""
 
     def __init__(self, store: RunStore, args: Args) -> None:
-        self.store, self.setting = store, args.setting
+        self.store, self.args, self.setting = store, args, args.setting
         self.text = table_text(store)
         self.fitting = fitting_contexts(len(self.text.token_ids) // self.text.context)
         self.views = views(self.text, list(token_names(store)[:-1]), self.fitting)
 
     def write(self, entry: DictionaryEntry, index: CodeIndex) -> None:
-        """Write the rows of one dictionary, unless they are there."""
-        if rows_state(self.store, entry, self.setting) == "ready":
+        """Add the rows of one dictionary that are asked for and missing."""
+        left = _left(self.store, entry, self.args)
+        if not len(left):
             return
-        features = published(entry, index) if self.setting == AS_PUBLISHED else index.features()
-        rows = score_rows(self.halves(entry), bar(features, f"rules of {entry.id}", unit="feature"))
-        merge_scores(self.store, entry, rows, _provenance(self.store, entry))
+        features = published(entry, index) if self.setting == AS_PUBLISHED else index.chosen(left)
+        rows = score_rows(self.halves(entry), bar(features, f"rules of {entry.id}", len(left), "feature"))
+        add_scores(self.store, entry, EXPLAINER, rows, left, _provenance(self.store, entry))
         if rows["skipped"].all():
             print(f"{entry.id}: no feature is active often enough for a rule; all {len(rows) // 2} are skipped")
 
@@ -142,6 +151,13 @@ def _state(store: RunStore, entry: DictionaryEntry, setting: str) -> str:
     return summary({rows_state(store, entry, setting), sides_state(store, entry)})
 
 
+def _left(store: RunStore, entry: DictionaryEntry, args: Args) -> np.ndarray:
+    """The features asked for that have no rows yet; as published, all or none."""
+    asked = parse(args.features).of(store, entry.id)
+    made = scores_made(store, entry, EXPLAINER, args.setting, _provenance(store, entry))
+    return np.setdiff1d(asked, made.features, assume_unique=True)
+
+
 def rows_state(store: RunStore, entry: DictionaryEntry, setting: str) -> str:
     """State of the rows of one dictionary and setting."""
-    return scores_state(store, entry, EXPLAINER, setting, _provenance(store, entry))
+    return scores_made(store, entry, EXPLAINER, setting, _provenance(store, entry)).state

@@ -1,17 +1,21 @@
 """Rows of `scores` and `detection`: many explainers share one table a dictionary, and each replaces its own rows only.
 
-The table's provenance keeps the settings of each explainer apart: {"EXPLAINER, SETTING": settings}.
+The table's provenance keeps the settings of each explainer apart: {"EXPLAINER, SETTING": settings}. An explainer that
+has looked at some features only names them there (`features`, as ranges).
 """
 
 from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 
 from sae_core.errors import TableError
+from sae_core.feature_selection import as_ranges, from_ranges
 from sae_core.schemas import TABLES
 from sae_core.store import DictionaryEntry, Provenance, RunStore
+from sae_core.table_making import FEATURES, Made
 
 TABLE = "scores"
 
@@ -36,6 +40,35 @@ def merge_scores(
     settings |= {name: provenance.settings for name in made}
     frame = pd.concat([kept, rows], ignore_index=True) if len(kept) else rows
     store.write_table(table, frame, entry.id, store.provenance(entry.id, **settings))
+
+
+def add_scores(
+    store: RunStore, entry: DictionaryEntry, explainer: str, rows: pd.DataFrame, features: np.ndarray, made: Provenance
+) -> None:
+    """Add the rows of one explainer and setting for `features`; its rows of others, if made from the same, stay."""
+    setting = rows["setting"].iloc[0]
+    before = scores_made(store, entry, explainer, setting, made).features
+    kept = np.setdiff1d(before, features)
+    if len(kept):
+        old = store.read(TABLE, entry.id)
+        own = (old["explainer"] == explainer) & (old["setting"] == setting) & old["feature"].isin(kept)
+        rows = pd.concat([old[own], rows], ignore_index=True)
+    now = np.union1d(before, features)
+    some = {} if len(now) == entry.n_features else {FEATURES: as_ranges(now)}
+    merge_scores(store, entry, rows, store.provenance(entry.id, **made.settings, **some))
+
+
+def scores_made(store: RunStore, entry: DictionaryEntry, explainer: str, setting: str, provenance: Provenance) -> Made:
+    """State and features of an explainer's rows in `scores`, as `add_scores` keeps them."""
+    none = np.zeros(0, np.int64)
+    found = store.table_state(TABLE, entry.id)
+    own = store.table_info(TABLE, entry.id).settings.get(maker(explainer, setting)) if found == "ready" else None
+    if own is None:
+        return Made("missing" if found == "ready" else found, none)
+    some = own.get(FEATURES)
+    if {name: value for name, value in own.items() if name != FEATURES} != provenance.to_dict()["settings"]:
+        return Made("stale", none)
+    return Made("ready", np.arange(entry.n_features)) if some is None else Made("partial", from_ranges(some))
 
 
 def scores_state(

@@ -83,7 +83,10 @@ class Dictionary:
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes [..., F] of activations x [..., width]; a feature is active where its code is not 0."""
-        pre = self.pre_activations(x)
+        return self.activate(self.pre_activations(x))
+
+    def activate(self, pre: Tensor) -> Tensor:
+        """f: codes [..., F] of pre-activations [..., F]."""
         if self.k is not None:
             return keep_largest(torch.relu(pre), self.k)
         return torch.relu(pre) if self.threshold is None else jump(pre, self.threshold)

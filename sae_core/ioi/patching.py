@@ -201,8 +201,8 @@ def last_resid(
     seen = model.mask[start + last, :stop][:, None, None]
     z = F.scaled_dot_product_attention(q[rows, :, last][:, :, None], k, v, attn_mask=seen)
     x = resid[rows, last]
-    attn_out = model.layers[final].attention.dense(z.transpose(1, 2).flatten(1))
-    return model.mlp_out(final, model.mlp_post(final, x)) + attn_out + x
+    attn_out = model.layers[final].attention_out(z.transpose(1, 2).flatten(1))
+    return model.after_attention(final, x, attn_out)["resid_post"]
 
 
 # ---- curves

@@ -55,8 +55,9 @@ def texts(test: AppTest) -> str:
 
 
 def errors(test: AppTest) -> list[str]:
-    """The error boxes of a page, as HTML."""
-    return [h.value for h in test.get("html") if "class='sae-error'" in h.value]
+    """The error boxes of a page, and its sentences on what is not computed yet, as HTML."""
+    marks = ("class='sae-error'", "class='sae-missing'")
+    return [h.value for h in test.get("html") if any(mark in h.value for mark in marks)]
 
 
 def assert_calm(test: AppTest) -> None:

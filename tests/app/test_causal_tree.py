@@ -25,6 +25,7 @@ def test_the_first_root_has_the_most_sure_parents() -> None:
     rows = [(0, 1, 9.0, 4.6), (1, 1, 0.4, 0.1), (1, 2, 0.3, 0.1), (2, 1, 1.0, 0.0), (2, -1, 5.0, 0.0)]
     edges = pd.DataFrame(rows, columns=["feature", "parent", "relative_drop", "stderr"])
     run = SimpleNamespace(dictionary=lambda id: SimpleNamespace(n_features=3), read=lambda *args, **kwargs: edges)
+    run.table_info = lambda *args: SimpleNamespace(settings={})
     assert trees.liveliest(run, "x") == 1
     run.read = lambda *args, **kwargs: edges.head(0)
     assert trees.liveliest(run, "x") == 0

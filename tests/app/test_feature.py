@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from app import feature_parts
 from sae_core import browse
 from sae_core.annotations import Annotations
-from sae_core.schemas import OTHER_TOKEN, REST_OF_PARENTS
+from sae_core.schemas import MADE_BY, OTHER_TOKEN, REST_OF_PARENTS
 from sae_core.store import RunStore
 from tests.app.conftest import N_FEATURES, Opener, assert_calm, errors, texts
 
@@ -195,8 +195,9 @@ def test_a_missing_table_spoils_only_its_part(open_page: Opener, run: RunStore, 
     shutil.rmtree(run.folder / "tables" / table)
     test = open_page("feature", dictionary=id)
     assert not test.exception
-    boxes = errors(test)
-    assert boxes and all(table in box for box in boxes)
+    said = [h.value for h in test.get("html") if "not computed yet" in h.value.lower()]
+    assert said and all(f"python -m precompute {MADE_BY[table]} --run" in text for text in said)
+    assert set(errors(test)) <= set(said)
     assert "When it fires" in [s.value for s in test.subheader] and "Near it" in [s.value for s in test.subheader]
 
 

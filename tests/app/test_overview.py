@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ def test_it_says_what_the_run_is(open_page: Opener, run: RunStore) -> None:
     assert_calm(test)
     assert "144 features in 3 dictionaries" in texts(test) and "This run is a miniature" in texts(test)
     assert "synthetic-co" in texts(test)  # the corpus hash, shortened
+    assert "Model: dtype" in texts(test) and "a token after each document" in texts(test)
+    assert "Position 0 of a context" in texts(test) and "counts like any other" in texts(test)
     assert len(test.dataframe[0].value) == 3
     assert [m.label for m in test.metric][:3] == ["L0", "FVU", "CE recovered"]
     metrics = run.read("metrics", run.main_dictionaries[1].id).iloc[0]
@@ -100,3 +103,18 @@ sys.exit(f"loaded {{heavy}}" if heavy else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=55)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_an_imported_dictionary_tells_its_origin_and_its_warning(open_page: Opener, run: RunStore) -> None:
+    first, *rest = run.manifest.dictionaries
+    told = {
+        "from": "saelens:who/res-sm", "file": "blocks.0/sae_weights.safetensors", "revision": "abc", "sha256": "f" * 64,
+        "fits": False, "verdict": "fits blocks.1.hook_resid_post, raw, FVU 0.08; <b> at the hook you named 0.61",
+    }  # fmt: skip
+    run.update_manifest(dictionaries=(replace(first, imported=told), *rest))
+    test = open_page("overview", dictionary=first.id)
+    assert_calm(test)
+    warning = test.warning[0].value.replace("\\", "")  # Markdown's own marks are escaped
+    assert len(test.warning) == 1 and warning.startswith(f"{first.id} may not fit") and "FVU 0.08" in warning
+    assert "Imported from" in texts(test) and "sha256 ffffffffffff" in texts(test) and "<b>" not in texts(test)
+    assert list(test.dataframe[0].value["source"].dropna()) == ["saelens:who/res-sm"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -110,6 +111,21 @@ def test_hash_follows_the_tokens(tmp_path, tokenizer):
     assert load_windows(tmp_path / "c", "train").hash == load_windows(tmp_path / "c", "held_out").hash == found["c"]
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_without_the_end_of_text_token(tmp_path, tokenizer, labelled):
+    documents = make_documents(200, labelled)
+    sizes = {"train_tokens": 10**6, "held_out_tokens": 10**6, "context": CONTEXT, "window": WINDOW}
+    tokenise_to(tmp_path / "corpus", documents, tokenizer, end_of_text=False, **sizes)
+    for split in ("train", "held_out"):
+        windows = load_windows(tmp_path, split)
+        mine = [d for d in documents if is_held_out(d.text) == (split == "held_out")]
+        ids = [i for d in mine for i in tokenizer(d.text)["input_ids"]]
+        assert windows.tokens.reshape(-1).tolist() == ids[: windows.tokens.size]
+        if labelled:
+            owners = [d.source for d in mine for _ in tokenizer(d.text)["input_ids"]]
+            assert windows.labels(slice(None))["source"].reshape(-1).tolist() == owners[: windows.tokens.size]
+
+
 def test_failure_leaves_the_old_windows_whole(tmp_path, tokenizer):
     write(tmp_path, make_documents(200), tokenizer)
     before = load_windows(tmp_path, "train").tokens.copy()
@@ -187,6 +203,19 @@ def test_a_long_txt_becomes_documents_without_losing_a_character(tmp_path):
     assert "".join(found) == paragraphs
     assert len(found) > 15 and max(map(len, found)) <= TXT_LONGEST_CHARS + 100
     assert all(text.startswith("Paragraph") for text in found[:15])
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_gzipped_files_read_as_plain_ones(tmp_path, name):
+    content = json.dumps({"text": f"the cat. {ODD}", "source": "s"}) if name == "a.jsonl" else f"the cat. {ODD}\n"
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    packed = gzip.compress(content.encode("utf-8"))
+    (tmp_path / f"{name}.gz").write_bytes(packed)
+    assert [d.text for d in texts(tmp_path / f"{name}.gz")] == [d.text for d in texts(tmp_path / name)]
+    for broken in (packed[:-9], b"not gzip", packed[:20] + b"x" * 30):
+        (tmp_path / f"{name}.gz").write_bytes(broken)
+        with pytest.raises(CorpusError, match=f"{name}.gz"):
+            texts(tmp_path / f"{name}.gz")
 
 
 def test_lone_surrogates_become_question_marks(tmp_path):

@@ -88,7 +88,7 @@ def test_batch_threshold_by_brute_force() -> None:
 
 
 def test_one_step_of_batchtopk_is_plain_torch() -> None:
-    """Oracle: the loss written out for one dictionary, autograd, torch's Adam, rows back to norm 1; in the scaled space."""
+    """Oracle: the loss of one dictionary, autograd, torch's Adam, rows back to norm 1; in the scaled space."""
     ensemble = KEnsemble(specs("batchtopk", (2,)), D, SETTINGS)
     batches = [b[SITE] for b in Noise().batches(0, 4)]
     ensemble.step(batches[0])

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import GPT2Config, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import GPTNeoXForCausalLM
 
 from sae_core.errors import InputError, ModelError
 from sae_core.language_model import LanguageModel, choose_device, load_language_model
+from sae_core.language_model.loading import choose_dtype, weight_files
 from sae_core.specs import SITE_HOOKS, ModelSpec, Site
 from tests.tiny_model import PADDED_ROWS, tiny_model_folder
 
@@ -160,16 +161,63 @@ def test_a_folder_without_weights(broken: Path) -> None:
     assert "Expected the weights" in refusal(broken)
 
 
-def test_pickled_weights_are_not_opened(broken: Path) -> None:
-    torch.save(load_file(broken / "model.safetensors"), broken / "pytorch_model.bin")
+class Payload:
+    """Executes code when a pickle of it is opened carelessly."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_that_holds_code_is_not_executed(broken: Path, tmp_path: Path) -> None:
+    tensors = load_file(broken / "model.safetensors")
+    torch.save(tensors | {"more": Payload(tmp_path / "executed")}, broken / "pytorch_model.bin")
     (broken / "model.safetensors").unlink()
-    assert "Expected the weights" in refusal(broken)
+    assert "holds more than tensors" in refusal(broken)
+    assert not (tmp_path / "executed").exists()
 
 
-def test_truncated_weights(broken: Path) -> None:
+@pytest.mark.parametrize("head", ["embed_out.weight", "lm_head.weight"])
+@pytest.mark.parametrize("as_bin", [False, True])
+def test_old_and_new_names_of_the_unembedding(broken: Path, model: LanguageModel, head: str, as_bin: bool) -> None:
     path = broken / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
+    tensors = load_file(path)
+    old = next(name for name in tensors if name in ("embed_out.weight", "lm_head.weight"))
+    tensors[head] = tensors.pop(old)
+    path.unlink()
+    if as_bin:
+        torch.save(tensors, broken / "pytorch_model.bin")
+    else:
+        save_file(tensors, path, metadata={"format": "pt"})
+    assert load_language_model(ModelSpec(str(broken)), "cpu").hash == model.hash
+
+
+def test_a_shard_that_is_missing_or_cut_short(folder: Path, broken: Path) -> None:
+    (broken / "model.safetensors").unlink()
+    GPTNeoXForCausalLM.from_pretrained(folder).save_pretrained(broken, max_shard_size="40KB")
+    shards = sorted(broken.glob("model-*.safetensors"))
+    whole = shards[1].read_bytes()
+    shards[1].write_bytes(whole[:-100])
+    assert f"{shards[1].name}, which is not whole" in refusal(broken)
+    shards[1].unlink()
+    assert f"no {shards[1].name} (1 of {len(shards)} files missing)" in refusal(broken)
+    shards[1].write_bytes(whole)
+    (broken / "model.safetensors.index.json").write_text('{"weight_map": ')
     assert "Expected the weights" in refusal(broken)
+
+
+@pytest.mark.parametrize("kept", [slice(-1000), slice(0), slice(4)])
+@pytest.mark.parametrize("as_bin", [False, True])
+def test_truncated_weights(broken: Path, kept: slice, as_bin: bool) -> None:
+    path = broken / "model.safetensors"
+    if as_bin:
+        torch.save(load_file(path), broken / "pytorch_model.bin")
+        path.unlink()
+        path = broken / "pytorch_model.bin"
+    path.write_bytes(path.read_bytes()[kept] if kept.stop else b"")
+    assert f"{path.name}, which is not whole" in refusal(broken)
 
 
 def test_missing_tensors_are_not_drawn_at_random(broken: Path) -> None:
@@ -189,23 +237,38 @@ def test_weights_of_another_shape(broken: Path) -> None:
 def test_no_config_and_no_tokenizer(broken: Path) -> None:
     for file in broken.glob("tokenizer*"):
         file.unlink()
+    assert "no tokenizer.json" in refusal(broken)
+    (broken / "tokenizer.json").write_text("{}")
     assert "Expected the tokenizer" in refusal(broken)
     (broken / "config.json").unlink()
     assert "Expected the config.json" in refusal(broken)
 
 
-def test_a_hub_name_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert "no-such-owner/no-such-model" in refusal(Path("no-such-owner/no-such-model"))
-
-
-def test_other_architectures_by_name(tmp_path: Path) -> None:
-    GPT2Config().save_pretrained(tmp_path / "gpt2")
-    assert "Found gpt2" in refusal(tmp_path / "gpt2")
-    GPTNeoXConfig(use_parallel_residual=False).save_pretrained(tmp_path / "sequential")
-    assert "use_parallel_residual false" in refusal(tmp_path / "sequential")
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"model_type": "bert"}'])
+def test_a_config_that_is_none(broken: Path, text: str) -> None:
+    (broken / "config.json").write_text(text)
+    assert "Expected" in refusal(broken)
 
 
 def test_a_device_this_machine_lacks() -> None:
     with pytest.raises(ModelError, match="'warp'"):
         choose_device("warp")
+
+
+def test_dtype_asked_for_and_chosen(folder: Path, model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_language_model(ModelSpec(str(folder), dtype="bfloat16"), "cpu").dtype == torch.bfloat16
+    assert load_language_model(ModelSpec(str(folder), dtype="auto"), "cpu").dtype == torch.float32
+    weights = weight_files(folder, "tiny")
+    n_bytes = 4 * sum(p.numel() for p in model.hf_model.parameters())
+    assert weights.float32_bytes() == n_bytes
+    for free, chosen in ((2 * n_bytes, torch.float32), (2 * n_bytes - 1, torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
+        assert choose_dtype("auto", weights, torch.device("cuda")) == chosen
+        assert choose_dtype("float16", weights, torch.device("cuda")) == torch.float16
+
+
+def test_the_device_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cuda, mps, chosen in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        assert choose_device("auto").type == chosen

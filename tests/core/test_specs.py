@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from sae_core.errors import SpecError
-from sae_core.specs import CorpusSpec, DictionarySpec, ModelSpec, RunSpec, Site, TrainSpec, format_alpha
+from sae_core.specs import (
+    SHORT_NAMES,
+    CorpusSpec,
+    DictionarySpec,
+    ModelSpec,
+    RunSpec,
+    Site,
+    TrainSpec,
+    format_alpha,
+)
 
 
 def test_run_spec_round_trip_through_json() -> None:
@@ -65,6 +75,10 @@ def test_hook_names_round_trip(name: str) -> None:
         lambda: DictionarySpec(Site(0), "batchtopk", 4),
         lambda: DictionarySpec(Site(0), "tied", 4, 1e-3, variant="a/b"),
         lambda: RunSpec(ModelSpec("a"), CorpusSpec("miniature"), context=100, window=64),
+        lambda: RunSpec(ModelSpec("a"), CorpusSpec("miniature"), end_of_text="before"),
+        lambda: ModelSpec("a", dtype="float64"),
+        lambda: ModelSpec.parse("a/b@step3", "step4"),
+        lambda: ModelSpec.parse(".", "step4"),
     ],
 )
 def test_wrong_settings_are_refused_with_a_fix(make) -> None:
@@ -77,3 +91,26 @@ def test_corpus_forms() -> None:
     assert CorpusSpec.parse("text:a.txt,b.jsonl").source == ("a.txt", "b.jsonl")
     assert CorpusSpec.parse("hub:x/y") == CorpusSpec("hub", ("x/y",))
     assert str(CorpusSpec.parse("text:/some/folder/a.txt")) == "text:a.txt"
+    pinned = CorpusSpec.parse("hub:x/y@v1:train:content")
+    assert pinned == CorpusSpec("hub", ("x/y",), "train", "content", "v1")
+    assert CorpusSpec.parse(str(pinned)) == pinned
+
+
+def test_the_ways_to_write_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len([name for name in SHORT_NAMES if name.startswith("pythia")]) == 20
+    for size in ("14m", "1.4b", "12b"):
+        for name in (f"pythia-{size}", f"pythia-{size}-deduped"):
+            assert ModelSpec.parse(name).name == f"EleutherAI/{name}"
+    pinned = ModelSpec("EleutherAI/pythia-70m", "step143000", "auto")
+    assert ModelSpec.parse("pythia-70m@step143000") == ModelSpec.parse("EleutherAI/pythia-70m", "step143000") == pinned
+    assert ModelSpec.parse("pythia-70m@step3", "step3", "bfloat16") == ModelSpec(pinned.name, "step3", "bfloat16")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pythia-70m").mkdir()
+    assert ModelSpec.parse("pythia-70m").name == "pythia-70m"  # a folder of that name comes first
+
+
+def test_manifests_older_than_a_field_still_read() -> None:
+    spec = RunSpec(ModelSpec("a"), CorpusSpec("hub", ("x/y",)))
+    old = spec.to_dict()
+    del old["end_of_text"], old["skip_first"], old["corpus"]["revision"]
+    assert RunSpec.from_dict(old) == spec

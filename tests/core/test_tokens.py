@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import pre_tokenizers
 
-from sae_core.tokens import byte_of_symbol, readable, token_bytes
+from sae_core.tokens import byte_of_symbol, original, readable, token_bytes
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,20 @@ from sae_core.tokens import byte_of_symbol, readable, token_bytes
 )
 def test_readable(raw: bytes, shown: str) -> None:
     assert readable(raw) == shown
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b" the", b"\n\n\t\r", b"\xe2\x80", b" \xe2", "’s ␣ ‹E2› é".encode(), "\u200f\u00a0".encode(), b"<script>\x00",
+     b"\\n \\u", "好😀".encode()],
+)  # fmt: skip
+def test_original_is_the_inverse(raw: bytes) -> None:
+    assert original(readable(raw)) == raw.decode("utf-8", "replace")
+
+
+def test_original_of_every_byte_and_of_many_characters() -> None:
+    assert all(original(readable(bytes([b]))) == bytes([b]).decode("utf-8", "replace") for b in range(256))
+    assert all(original(readable(chr(c).encode())) == chr(c) for c in range(0x3000) if not 0xD800 <= c < 0xE000)
 
 
 def test_every_byte_has_its_own_form() -> None:

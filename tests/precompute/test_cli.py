@@ -84,7 +84,7 @@ def test_other_settings_for_the_same_run_are_refused(
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda model, text: (model / "nothing", text), "GPT-NeoX model"),
+        (lambda model, text: (model / "nothing", text), "no such folder"),
         (lambda model, text: (model, text.with_name("none.txt")), "no file"),
         (lambda model, text: (model, model / "model.safetensors"), "files ending in"),
     ],

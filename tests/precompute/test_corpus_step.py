@@ -140,3 +140,27 @@ def test_bad_input(tmp_path, args):
     with pytest.raises(ModelError, match="no config.json"):
         made(tmp_path / "ship", replace(args, model=str(tmp_path / "empty"), ship_model=True))
     assert not (tmp_path / "gone" / "corpus").exists()
+
+
+def test_how_it_was_loaded_is_stored(tmp_path, args):
+    store = made(tmp_path / "run", args)
+    facts = store.manifest.model
+    assert (facts["architecture"], facts["dtype"], facts["device"]) == ("gpt_neox", "float32", "cpu")
+    assert store.manifest.spec.model.dtype == "auto" and store.model_spec.dtype == "float32"
+    assert "commit" not in facts and store.model_spec.revision is None
+    half = made(tmp_path / "half", replace(args, dtype="bfloat16"))
+    assert half.manifest.model["dtype"] == "bfloat16" and half.manifest.model["hash"] != facts["hash"]
+    corpus.start(tmp_path / "half", args)  # auto: what the run began with
+    with pytest.raises(RunError, match="bfloat16"):
+        corpus.start(tmp_path / "half", replace(args, dtype="float32"))
+
+
+def test_choices_about_the_text_are_stored(tmp_path, args):
+    store = made(tmp_path / "run", replace(args, end_of_text="none", skip_first=True))
+    assert (store.manifest.spec.end_of_text, store.manifest.spec.first) == ("none", 1)
+    tokens = load_windows(store.folder, "train").tokens
+    assert not (tokens == tiny_tokenizer().eos_token_id).any()
+    counted = tokens.reshape(-1)[: 4000 // 64 * 64].reshape(-1, 64)[:, 1:]
+    assert store.read("vocabulary")["count"].sum() == counted.size
+    with pytest.raises(RunError, match="skip_first False instead of True"):
+        corpus.start(tmp_path / "run", replace(args, end_of_text="none"))

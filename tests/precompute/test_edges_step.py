@@ -11,12 +11,12 @@ from transformers import GPTNeoXForCausalLM
 
 from precompute import edges
 from precompute.common import load_entry
-from precompute.edges import Args, sample_contexts, target_positions
-from precompute.harvest import table_text
-from precompute.tables import owners
+from precompute.edges import Args
 from sae_core.code_index import FeatureCodes
+from sae_core.edge_rows import sample_contexts, target_positions
 from sae_core.schemas import TREE_MIN_CONTEXTS, TREE_PARENTS
 from sae_core.store import RunStore
+from sae_core.table_making import owners, table_text
 from tests.precompute.tiny_run import BATCH, WINDOW, dense_codes, tiny_run
 
 
@@ -42,7 +42,7 @@ def test_contexts_come_from_twenty_bins_of_the_upper_half(store: RunStore) -> No
     contexts = sample_contexts(found, text, seed)
     for feature in found:
         rows = (contexts.targets == feature.feature).nonzero()[:, 0].tolist()
-        positions = target_positions(feature, seed)
+        positions = target_positions(feature, text, seed)
         if len(positions) < TREE_MIN_CONTEXTS:
             assert rows == []
             continue

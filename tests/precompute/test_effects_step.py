@@ -14,6 +14,7 @@ from transformers import GPTNeoXForCausalLM
 from precompute import effects
 from precompute.common import load_entry
 from precompute.effects import Args
+from sae_core import effect_rows
 from sae_core import removal as removal_module
 from sae_core.corpus import load_windows
 from sae_core.removal import clustered_stderr
@@ -30,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     """A run with its effects; the threshold is lowered so that even single neurons cause drops."""
     run = tiny_run(tmp_path_factory.mktemp("effects") / "run", n_contexts=20)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(effects, "DROP_THRESHOLD", THRESHOLD)
+        patch.setattr(effect_rows, "DROP_THRESHOLD", THRESHOLD)
         patch.setattr(removal_module, "DROP_THRESHOLD", THRESHOLD)
         effects.run(run, Args(device="cpu", batch=BATCH))
     return run
@@ -136,7 +137,7 @@ def test_dead_features_have_no_rows(store: RunStore) -> None:
 
 def test_caps_on_windows_and_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tiny_run(tmp_path / "run", n_contexts=20)
-    monkeypatch.setattr(effects, "EFFECT_WINDOWS", 6)
+    monkeypatch.setattr(effect_rows, "EFFECT_WINDOWS", 6)
     monkeypatch.setattr(removal_module, "EFFECT_POSITIONS", 7)
     effects.run(run, Args(device="cpu", batch=BATCH))
     found = run.read("logit_effects", run.main_dictionaries[0].id).drop_duplicates("feature")

@@ -21,17 +21,17 @@ from precompute.paper import explain
 from precompute.paper.explain import Args
 from precompute.paper.interviews import Interviews, choose_features
 from precompute.paper.score_rows import merge_scores
-from precompute.tables import token_names
 from sae_core.autointerp.interview import Interviewer
 from sae_core.dictionaries import save_dictionary
-from sae_core.errors import ServiceError
+from sae_core.errors import ServiceError, SpecError
 from sae_core.store import DictionaryEntry, RunStore
+from sae_core.table_making import token_names
 from tests.chat_server import Exchange, chat, chat_server, echoed
 from tests.precompute.test_paper_rules import add_directions, few_fragments_do
 from tests.precompute.tiny_run import BATCH, WINDOW, dense_codes, tiny_run
 
 KEY = "sk-a-key-that-nobody-may-see-0123456789"
-ARGS = Args(device="cpu", batch=BATCH, features=6, spend=True, workers=4, timeout=5.0, retries=1)
+ARGS = Args(device="cpu", batch=BATCH, n_features=6, spend=True, workers=4, timeout=5.0, retries=1)
 COUNTED = re.compile(r"^(\d+)\t(.*)$", re.MULTILINE)
 
 
@@ -176,7 +176,7 @@ def test_a_perfect_model_scores_near_one(
 def test_a_random_model_scores_near_zero(store: RunStore, entry: DictionaryEntry, server: Exchange) -> None:
     draws = (np.random.default_rng(i) for i in itertools.count())
     server.persona = Model(store, entry, lambda n: next(draws).integers(0, 11, n))
-    explain.run(store, args(entry, features=10, simulator="json"))
+    explain.run(store, args(entry, n_features=10, simulator="json"))
     found = scored(store, entry)["score"]
     assert abs(found.mean()) < 3 * found.std() / len(found) ** 0.5 + 0.01 and found.abs().max() < 0.4
     verdicts = store.read("detection", entry.id)
@@ -195,7 +195,7 @@ def test_a_perfect_judge_is_always_right(store: RunStore, entry: DictionaryEntry
 def test_features_with_fewer_than_twenty_fragments_are_skipped_in_a_sentence(
     store: RunStore, entry: DictionaryEntry, server: Exchange, capsys: pytest.CaptureFixture
 ) -> None:
-    explain.run(store, args(entry, features=8, simulator="json", detection=False))
+    explain.run(store, args(entry, n_features=8, simulator="json", detection=False))
     table = store.read("scores", entry.id)
     n_active = active_windows(store, entry.id)
     expected = {f for f in table["feature"] if n_active[f] < 20}
@@ -224,13 +224,35 @@ def test_without_spend_nothing_is_asked_and_the_estimate_is_right(
 
 
 def test_more_features_ask_only_for_the_new_ones(store: RunStore, entry: DictionaryEntry, server: Exchange) -> None:
-    explain.run(store, args(entry, features=4, detection=False))
+    explain.run(store, args(entry, n_features=4, detection=False))
     few, first = len(server.asked), scored(store, entry)
-    explain.run(store, args(entry, features=8, detection=False))
+    explain.run(store, args(entry, n_features=8, detection=False))
     both = scored(store, entry)
     assert len(both) > len(first) and len(server.asked) == few + 11 * (len(both) - len(first))
     kept = both[both["feature"].isin(first["feature"])]
     pd.testing.assert_frame_equal(kept.reset_index(drop=True), first.reset_index(drop=True))
+
+
+def test_chosen_features_are_added_and_asked_for_once(
+    store: RunStore, entry: DictionaryEntry, server: Exchange
+) -> None:
+    explain.run(store, args(entry, n_features=4, detection=False))
+    drawn, n = store.read("scores", entry.id), len(server.asked)
+    others = [f for f in range(2, entry.n_features) if f not in set(drawn["feature"])][:3]
+    explain.run(store, args(entry, features=",".join(map(str, others)), detection=False))
+    found = store.read("scores", entry.id)
+    assert set(found["feature"]) == {*drawn["feature"], *others}
+    kept = found[found["feature"].isin(drawn["feature"])]
+    pd.testing.assert_frame_equal(kept.reset_index(drop=True), drawn)
+    new = scored(store, entry)["feature"].isin(others).sum()
+    assert len(server.asked) == n + 11 * new
+    server.asked.clear()
+    explain.run(store, args(entry, features=str(others[0]), detection=False))
+    explain.run(store, args(entry, n_features=4, detection=False))
+    assert server.asked == []
+    pd.testing.assert_frame_equal(store.read("scores", entry.id), found)
+    with pytest.raises(SpecError, match="as-published"):
+        explain.run(store, args(entry, features="3", setting="as-published"))
 
 
 def test_an_interrupted_run_continues_where_it_stopped(
@@ -255,13 +277,13 @@ def test_an_interrupted_run_continues_where_it_stopped(
 def test_rate_limits_errors_hangs_halves_and_nonsense_on_the_way_change_nothing(
     store: RunStore, entry: DictionaryEntry, server: Exchange
 ) -> None:
-    explain.run(store, args(entry, features=6))
+    explain.run(store, args(entry, n_features=6))
     whole = store.read("scores", entry.id)
     for path in [*store.folder.glob("answers/*"), *store.folder.glob("tables/*/*.parquet")]:
         path.unlink()
     for trouble in ("429", "500", "hang", "half", "nonsense", "not json", "half json", "other form"):
         server.trouble.extend([trouble, *["answer"] * 5])
-    explain.run(store, args(entry, features=6, timeout=1.0, retries=3))
+    explain.run(store, args(entry, n_features=6, timeout=1.0, retries=3))
     pd.testing.assert_frame_equal(store.read("scores", entry.id), whole)
 
 
@@ -352,13 +374,13 @@ def test_a_dictionary_without_live_features_is_named_and_the_rest_goes_on(
     dictionary.b_enc[:] = -1e6
     save_dictionary(dictionary, own.dictionary_folder(dead.id), {})
     server.persona = Model(own, alive)
-    explain.run(own, replace(ARGS, dictionaries=(dead.id, alive.id), features=4, detection=False))
+    explain.run(own, replace(ARGS, dictionaries=(dead.id, alive.id), n_features=4, detection=False))
     table = own.read("scores", dead.id)
     assert table["skipped"].all() and set(table["explanation"]) == {"skipped: active in 0 fragments, 20 are needed"}
     assert f"{dead.id}: 4 features skipped" in capsys.readouterr().out
     assert len(scored(own, alive)) > 0
     n = len(server.asked)
-    explain.run(own, replace(ARGS, dictionaries=(dead.id, alive.id), features=4, detection=False))
+    explain.run(own, replace(ARGS, dictionaries=(dead.id, alive.id), n_features=4, detection=False))
     assert len(server.asked) == n
 
 
@@ -372,7 +394,8 @@ def test_directions_are_asked_about_by_their_better_side_or_signed(
     index = code_indexes(run, [entry], "cpu", BATCH)[entry.id]
     interviewer = Interviewer("big", "big", "json", token_names(run))
     better, signed = (
-        Interviews(run, entry, index, interviewer, 5, setting) for setting in ("corrected", "as-published")
+        Interviews(run, entry, index, interviewer, 5, setting, np.zeros(0, np.int64))
+        for setting in ("corrected", "as-published")
     )
     best = run.read("sides", entry.id)["best"].to_numpy()
     assert len(better.plans) == 5 and all(best[plan.feature] for plan in better.plans)

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import pearsonr
 
 from precompute.common import load_entry
-from precompute.harvest import drop_codes, table_text
+from precompute.harvest import drop_codes
 from precompute.paper import rules
 from precompute.paper.rules import Args
 from precompute.paper.score_rows import merge_scores
@@ -23,6 +23,7 @@ from sae_core.rules import fitting_contexts, in_contexts
 from sae_core.schemas import TABLES
 from sae_core.specs import Site
 from sae_core.store import DictionaryEntry, RunStore
+from sae_core.table_making import table_text
 from tests.precompute.tiny_run import BATCH, CONTEXT, dense_codes, tiny_run
 
 

@@ -15,7 +15,7 @@ from precompute import metrics, passes, train
 from precompute.common import load_entry, load_model
 from sae_core.corpus import load_windows
 from sae_core.dictionaries import load_dictionary, read_metadata
-from sae_core.errors import CorpusError, DictionaryError, RunError, SpecError
+from sae_core.errors import CorpusError, DictionaryError, ModelError, RunError, SpecError
 from sae_core.specs import HEADLINE_RULE, CorpusSpec, DictionarySpec, ModelSpec, RunSpec, Site
 from sae_core.store import DictionaryEntry, Manifest, RunStore
 from tests.precompute.prepared_run import prepared_run
@@ -154,7 +154,7 @@ def test_a_missing_row_alone_is_measured(trained: RunStore, monkeypatch: pytest.
     trained.table_path("metrics", lost).unlink()
     assert metrics.state(trained) == "partial"
     measured, real = [], metrics.measure
-    monkeypatch.setattr(metrics, "measure", lambda m, d, b: measured.extend(d) or real(m, d, b))
+    monkeypatch.setattr(metrics, "measure", lambda m, d, *rest: measured.extend(d) or real(m, d, *rest))
     metrics.run(trained, MEASURE)
     assert [d.spec.id for d in measured] == [lost]
     assert trained.read("metrics", lost).equals(before)
@@ -311,6 +311,28 @@ def test_bad_settings_are_sentences(store: RunStore, changes: dict, message: str
         train.run(store, replace(SETTINGS, **changes))
 
 
+def test_auto_takes_a_dictionary_of_any_precision_for_there(trained: RunStore) -> None:
+    before = hashes(trained)
+    train.run(trained, replace(SETTINGS, precision="auto"))
+    assert hashes(trained) == before
+    train.run(trained, replace(SETTINGS, precision="auto", alphas=(2e-2,), layers="0", tokens=256))
+    new = next(entry for entry in RunStore.open(trained.folder).dictionaries if entry.id not in before)
+    assert read_metadata(trained.dictionary_folder(new.id))["precision"] in ("fp32", "bf16")
+
+
 def test_a_corpus_smaller_than_a_batch_is_a_sentence(store: RunStore) -> None:
     with pytest.raises(CorpusError, match="one batch of 65536"):
         train.run(store, replace(SETTINGS, batch_size=2**16, tokens=2**17))
+
+
+def test_a_centred_dictionary_is_named_so(store: RunStore) -> None:
+    train.run(store, replace(SETTINGS, layers="1", alphas=(1e-2,), tokens=1024, space="centred"))
+    (entry,) = RunStore.open(store.folder).dictionaries
+    assert entry.id == "L1-resid_post-centred-tied-r2-a1e-2"
+    assert load_entry(store, entry).site == Site(1, "resid_post", "centred")
+
+
+def test_a_site_without_an_exact_meaning_is_refused_before_training(store: RunStore) -> None:
+    with pytest.raises(ModelError, match="centred: neurons"):
+        train.run(store, replace(SETTINGS, sites="mlp_post", space="centred"))
+    assert RunStore.open(store.folder).dictionaries == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,12 @@ CONTEXT, WINDOW, BATCH = 32, 16, 4
 WORDS = ("the", " the", " a", " cat", " in", "'s", ".", " dog", "\n", " if", "(x)", "é", " then", " on", ",")
 
 
-def tiny_run(folder: Path, n_contexts: int = 30, density: float = 0.1, ratio: float = 1.0) -> RunStore:
+def tiny_run(
+    folder: Path, n_contexts: int = 30, density: float = 0.1, ratio: float = 1.0, skip_first: bool = False
+) -> RunStore:
     """Three layers of d_model 32; headline dictionaries of layers 0 and 1 and one of the MLP's neurons of layer 1."""
     spec = RunSpec(ModelSpec("tiny"), CorpusSpec("miniature"), n_contexts * CONTEXT, 64, CONTEXT, WINDOW, seed=3)
+    spec = replace(spec, skip_first=skip_first)
     store = RunStore.create(folder, Manifest("tiny", spec))
     tiny_model_folder(folder / "model", n_ctx=CONTEXT)
     model = load_model(store, "cpu")

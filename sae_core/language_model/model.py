@@ -1,65 +1,68 @@
-"""A GPT-NeoX language model without hooks: prefix, blocks, sites, suffix.
+"""The forward pass without hooks: prefix, blocks, sites, suffix.
 
 Every method is a pure function of its arguments over read-only weights, so one model serves many threads. Causality
-never depends on a library default: `attend` masks each query from the keys that come after it.
+never depends on a library default: `attend` masks each query from the keys that come after it. What differs between
+architectures lies behind `sae_core.language_model.architectures`.
 
-With x the residual entering a block, Pythia's blocks are parallel:
-
-    resid_post = x + attn_out(LN1(x)) + mlp_out(LN2(x))
-
-so a change of attn_out, mlp_out or an MLP neuron is an addition to resid_post (`to_resid`).
+A change of mlp_out or of an MLP neuron is an addition to resid_post; so is one of attn_out where blocks are parallel
+(`to_resid`). In a sequential block the MLP reads attn_out, so such a change is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, GPTNeoXForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sae_core.errors import InputError, ModelError
-from sae_core.specs import ModelSpec, Site
-from sae_core.tokens import readable, token_bytes
+from sae_core.language_model.architectures import adapter_of
+from sae_core.specs import Site
+from sae_core.tokens import readable, sentencepiece_bytes, token_bytes
 
 KeysValues = tuple[Tensor, Tensor]  # each [b, heads, t, d_head], keys already rotated
 Positions = slice | Sequence[int] | Tensor
-T = TypeVar("T")
+LONGEST_CONTEXT = 8192  # the mask of all positions takes its square in bytes
 
 
 class LanguageModel:
-    """Weights, tokenizer and the partial forward passes. `resid` is always resid_post of a layer; -1: embeddings."""
+    """Weights, tokenizer and the partial forward passes. `resid` is always resid_post of a layer; -1: embeddings.
 
-    def __init__(self, hf_model: GPTNeoXForCausalLM, tokenizer: PreTrainedTokenizerFast, name: str) -> None:
-        self.name, self.tokenizer = name, tokenizer
+    `commit`: which one of the hub's repository was loaded; "" for a folder.
+    """
+
+    def __init__(
+        self, hf_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, name: str, commit: str = ""
+    ) -> None:
+        self.name, self.tokenizer, self.commit = name, tokenizer, commit
         self.hf_model = hf_model.eval().requires_grad_(False)
         config = self.config = hf_model.config
+        self.adapter = adapter_of(config.model_type, name)
+        self.parts = self.adapter.parts(hf_model)
+        self.layers, self.parallel, self.final_norm = self.parts.blocks, self.parts.parallel, self.parts.final_norm
         self.d_model: int = config.hidden_size
-        self.d_mlp: int = config.intermediate_size
+        self.d_mlp: int = self.layers[0].W_out.shape[1]
         self.n_layers: int = config.num_hidden_layers
-        self.n_heads: int = config.num_attention_heads
-        self.d_head: int = self.d_model // self.n_heads
-        self.n_ctx: int = config.max_position_embeddings
+        self.n_heads, self.d_head = self.parts.n_heads, self.parts.d_head
+        self.n_ctx: int = min(config.max_position_embeddings, LONGEST_CONTEXT)
         self.n_tokens: int = len(tokenizer)
-        self.layers = hf_model.gpt_neox.layers
         self.W_U: Tensor = hf_model.lm_head.weight
         self.d_vocab: int = self.W_U.shape[0]
         self.eos_id: int = _eos(tokenizer, name)
-        self.device = self.W_U.device
+        self.device, self.dtype = self.W_U.device, self.W_U.dtype
         self.cos, self.sin = self._rotary()
         self.mask = torch.ones(self.n_ctx, self.n_ctx, dtype=torch.bool, device=self.device).tril()
         self._check_sizes()
 
-    def _rotary(self) -> tuple[Tensor, Tensor]:
-        rotary = self.hf_model.gpt_neox.rotary_emb
-        cos, sin = rotary(self.W_U, torch.arange(self.n_ctx, device=self.device)[None])
+    def _rotary(self) -> tuple[Tensor | None, Tensor | None]:
+        if self.parts.rotary is None:
+            return None, None
+        cos, sin = self.parts.rotary(self.W_U, torch.arange(self.n_ctx, device=self.device)[None])
         return cos[0], sin[0]
 
     def _check_sizes(self) -> None:
@@ -79,12 +82,14 @@ class LanguageModel:
     def token_strings(self) -> list[str]:
         """Every token made readable (`sae_core.tokens`), by id; [n_tokens]."""
         pieces = self.tokenizer.convert_ids_to_tokens(list(range(self.n_tokens)))
-        return [readable(token_bytes(piece or "")) for piece in pieces]
+        byte_level = "ByteLevel" in repr(self.tokenizer.backend_tokenizer.decoder)
+        raw = token_bytes if byte_level else sentencepiece_bytes
+        return [readable(raw(piece or "")) for piece in pieces]
 
     @cached_property
     def hash(self) -> str:
         """sha256 over the architecture and, sorted by name, every tensor: the same however files are laid out."""
-        digest = hashlib.sha256(json.dumps(_architecture(self.config), sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps(self.adapter.facts(self.config), sort_keys=True).encode())
         for name, tensor in sorted(self.hf_model.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -97,13 +102,13 @@ class LanguageModel:
 
         x: [b, t, d]; positions: where in the context its t vectors stand. Each result: [b, heads, t, d_head].
         """
-        block = self.layers[layer]
-        qkv = block.attention.query_key_value(block.input_layernorm(x))
-        q, k, v = qkv.view(*x.shape[:2], self.n_heads, 3 * self.d_head).transpose(1, 2).chunk(3, dim=-1)
+        q, k, v = (y.transpose(1, 2) for y in self.layers[layer].project(self.layers[layer].attention_norm(x)))
         return self.rotate(q, positions), self.rotate(k, positions), v
 
     def rotate(self, x: Tensor, positions: Positions) -> Tensor:
-        """Rotary embedding of queries or keys x [..., t, d_head] that stand at `positions` [t]."""
+        """Rotary embedding of queries or keys x [..., t, d_head] at `positions` [t]; x where there is none."""
+        if self.cos is None:
+            return x
         cos, sin = self.cos[positions], self.sin[positions]
         turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
         first, second = turned.chunk(2, dim=-1)
@@ -113,37 +118,43 @@ class LanguageModel:
         """attn_out [b, t, d] of queries [b, h, t, d_head], the last t of the keys' positions, masked causally."""
         t, n = q.shape[2], k.shape[2]
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask[n - t : n, :n])
-        return self.layers[layer].attention.dense(z.transpose(1, 2).flatten(2))
+        return self.layers[layer].attention_out(z.transpose(1, 2).flatten(2))
 
     def mlp_post(self, layer: int, x: Tensor) -> Tensor:
-        """The MLP's hidden activations [..., 4d] of the residual x [..., d] entering the block."""
-        block = self.layers[layer]
-        return block.mlp.act(block.mlp.dense_h_to_4h(block.post_attention_layernorm(x)))
+        """The MLP's hidden activations [..., d_mlp] of the residual x [..., d] that the MLP reads."""
+        return self.layers[layer].mlp_post(self.layers[layer].mlp_norm(x))
 
     def mlp_out(self, layer: int, mlp_post: Tensor) -> Tensor:
-        """mlp_out [..., d] of the hidden activations [..., 4d]."""
-        return self.layers[layer].mlp.dense_4h_to_h(mlp_post)
+        """mlp_out [..., d] of the hidden activations [..., d_mlp]."""
+        return self.layers[layer].mlp_out(mlp_post)
+
+    def after_attention(self, layer: int, x: Tensor, attn_out: Tensor) -> dict[str, Tensor]:
+        """Every site of a block from the residual x [..., d] that enters it and attn_out [..., d]."""
+        mlp_post = self.mlp_post(layer, x if self.parallel else attn_out + x)
+        mlp_out = self.mlp_out(layer, mlp_post)
+        resid_post = mlp_out + attn_out + x if self.parallel else mlp_out + (attn_out + x)
+        return {"resid_post": resid_post, "attn_out": attn_out, "mlp_out": mlp_out, "mlp_post": mlp_post}
 
     def _block(self, layer: int, x: Tensor, past: KeysValues | None) -> tuple[dict[str, Tensor], KeysValues]:
         start = 0 if past is None else past[0].shape[2]
         q, k, v = self.query_keys_values(layer, x, slice(start, start + x.shape[1]))
         if past is not None:
             k, v = (torch.cat([old.expand(len(x), -1, -1, -1), new], 2) for old, new in zip(past, (k, v), strict=True))
-        attn_out = self.attend(layer, q, k, v)
-        mlp_post = self.mlp_post(layer, x)
-        mlp_out = self.mlp_out(layer, mlp_post)
-        resid_post = mlp_out + attn_out + x
-        return {"resid_post": resid_post, "attn_out": attn_out, "mlp_out": mlp_out, "mlp_post": mlp_post}, (k, v)
+        return self.after_attention(layer, x, self.attend(layer, q, k, v)), (k, v)
 
     # ---- partial forward passes
 
     @torch.inference_mode()
-    def embed(self, ids: Tensor) -> Tensor:
-        """Embeddings [b, t, d] of ids [b, t]. Raises InputError for no token or more than n_ctx tokens."""
-        n = ids.shape[-1]
-        if not 0 < n <= self.n_ctx:
+    def embed(self, ids: Tensor, start: int = 0) -> Tensor:
+        """Embeddings [b, t, d] of ids [b, t], the first at position `start`.
+
+        Raises InputError for no token or more than n_ctx tokens.
+        """
+        n = start + ids.shape[-1]
+        if not start < n <= self.n_ctx:
             raise InputError(f"1 to {self.n_ctx} tokens", f"{n} tokens", "Shorten the text, or type at least a letter")
-        return self.hf_model.gpt_neox.embed_in(ids.to(self.device))
+        found = self.parts.embedding(ids.to(self.device))
+        return found if self.parts.positions is None else found + self.parts.positions[start:n]
 
     @torch.inference_mode()
     def walk(
@@ -189,7 +200,7 @@ class LanguageModel:
 
     def sites_after(self, resid: Tensor, layer: int, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """The same from resid_post [b, t, d] of `layer`; every site lies in a later layer."""
-        stop = 1 + max((self.check_layer(site.layer) for site in sites), default=layer)
+        stop = 1 + max((self.check_site(site).layer for site in sites), default=layer)
         found: dict[Site, Tensor] = {}
         for current, parts in self.walk(resid, layer + 1, stop):
             found |= {site: in_space(parts[site.name], site.space) for site in sites if site.layer == current}
@@ -202,29 +213,36 @@ class LanguageModel:
 
     @torch.inference_mode()
     def unembed(self, resid: Tensor) -> Tensor:
-        """Logits [..., d_vocab] of the last block's resid_post [..., d]: final LayerNorm, then W_U."""
-        return self.hf_model.lm_head(self.hf_model.gpt_neox.final_layer_norm(resid))
+        """Logits [..., d_vocab] of the last block's resid_post [..., d]: final norm, then W_U."""
+        return self.hf_model.lm_head(self.final_norm(resid))
 
     @torch.inference_mode()
     def to_resid(self, delta: Tensor, site: Site) -> Tensor:
-        """A change [..., width] at a site as the change [..., d] of its layer's resid_post (parallel blocks)."""
-        W_out = self.layers[site.layer].mlp.dense_4h_to_h.weight
-        return F.linear(delta.to(W_out.dtype), W_out) if site.name == "mlp_post" else delta
+        """A change [..., width] at a site as the change [..., d] of its layer's resid_post.
+
+        Raises ModelError for attn_out of a sequential block, where it is not such an addition.
+        """
+        self.check_edit(site)
+        if site.name != "mlp_post":
+            return delta
+        W_out = self.layers[site.layer].W_out
+        return F.linear(delta.to(W_out.dtype), W_out)
 
     @torch.inference_mode()
     def norm_denominator(self, resid: Tensor) -> Tensor:
-        """sqrt(var + eps) [...] that the final LayerNorm divides the last block's resid_post [..., d] by."""
-        norm = self.hf_model.gpt_neox.final_layer_norm
-        return (resid.var(-1, correction=0) + norm.eps).sqrt()
+        """What the final norm divides the last block's resid_post [..., d] by: sqrt(var + eps) [...] of a LayerNorm."""
+        return self.final_norm.denominator(resid)
 
     @torch.inference_mode()
     def direct_logits(self, directions: Tensor, denominator: Tensor | float) -> Tensor:
         """W_U (gamma * (f - mean f)) / denominator: logit change when f is added to the last residual.
 
-        directions: [n, d]; denominator: a number or [n, 1], the mean of `norm_denominator`. Returns [n, d_vocab].
+        directions: [n, d]; denominator: a number or [n, 1], the mean of `norm_denominator`. An RMSNorm takes no mean
+        away. Returns [n, d_vocab].
         """
-        gain = self.hf_model.gpt_neox.final_layer_norm.weight
-        return F.linear(gain * (directions - directions.mean(-1, keepdim=True)), self.W_U) / denominator
+        return F.linear(self.final_norm.numerator(directions), self.W_U) / denominator
+
+    # ---- which sites there are
 
     def check_layer(self, layer: int) -> int:
         """The layer itself. Raises ModelError if the model has no such layer."""
@@ -232,81 +250,41 @@ class LanguageModel:
             raise ModelError(f"a layer from 0 to {self.n_layers - 1} of {self.name}", str(layer), "Choose one of these")
         return layer
 
+    def check_site(self, site: Site) -> Site:
+        """The site itself. Raises ModelError if the model has no such layer, or no such site in this form.
+
+        `centred` (the mean over d removed) is exact where nothing downstream sees that mean: at resid_post, mlp_out and
+        attn_out of a model that reads its residual stream through LayerNorms only.
+        """
+        self.check_layer(site.layer)
+        if site.space == "centred" and site.name == "mlp_post":
+            self._refuse_centred(site, "neurons have no mean that later blocks ignore")
+        if site.space == "centred" and not self.final_norm.centres:
+            self._refuse_centred(site, "its RMSNorms do not remove the mean over d")
+        if site.name == "mlp_post" and self.d_mlp != site.width(self.d_model):
+            found = f"{self.d_mlp} in {self.name}"
+            raise ModelError(f"{site.width(self.d_model)} neurons (4 d) at {site.hook}", found, "Use another site")
+        return site
+
+    def _refuse_centred(self, site: Site, why: str) -> None:
+        expected = f"a space with an exact meaning at {site.hook} of {self.name}"
+        raise ModelError(expected, f"centred: {why}", "Use the space raw")
+
+    def check_edit(self, site: Site) -> Site:
+        """The site itself. Raises ModelError also where a change at it is no addition to resid_post."""
+        if site.name == "attn_out" and not self.parallel:
+            expected = f"a site of {self.name} whose changes are additions to resid_post"
+            found = f"{site.hook}, which the MLP of the same block reads"
+            raise ModelError(expected, found, "Use resid_post, mlp_out or mlp_post")
+        return self.check_site(site)
+
 
 def in_space(x: Tensor, space: str) -> Tensor:
     """`raw`: x itself; `centred`: x minus its mean over the last axis."""
     return x - x.mean(-1, keepdim=True) if space == "centred" else x
 
 
-# ---- loading
-
-
-def load_language_model(spec: ModelSpec, device: str = "auto") -> LanguageModel:
-    """Load a GPT-NeoX model (Pythia) from a hub id or a folder; weights from safetensors only.
-
-    Raises ModelError for another architecture, missing or truncated weights, a missing tokenizer, no network.
-    """
-    source = {"revision": spec.revision or "main", "local_files_only": Path(spec.name).is_dir()}
-    config = _read("config.json", spec, lambda: AutoConfig.from_pretrained(spec.name, **source))
-    _check_architecture(config, spec.name)
-    weights = {"config": config, "dtype": getattr(torch, spec.dtype), "use_safetensors": True, **source}
-    hf_model = _read("weights", spec, lambda: _whole(GPTNeoXForCausalLM.from_pretrained, spec.name, weights))
-    # Not AutoTokenizer: where tokenizer.json is missing it makes an empty tokenizer and goes on.
-    tokenizer = _read("tokenizer", spec, lambda: PreTrainedTokenizerFast.from_pretrained(spec.name, **source))
-    return LanguageModel(hf_model.to(choose_device(device)), tokenizer, spec.name)
-
-
-def choose_device(device: str) -> torch.device:
-    """`auto` is a GPU where there is one, else the CPU. Raises ModelError for a device this machine lacks."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        found = f"{device!r} ({_first_line(error)})"
-        raise ModelError("a device of this machine", found, "Use the device auto") from None
-
-
-def _whole(load: Callable, name: str, settings: dict[str, Any]) -> GPTNeoXForCausalLM:
-    """Transformers draws missing tensors at random and goes on; that must not pass for a loaded model."""
-    model, info = load(name, output_loading_info=True, **settings)
-    if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"weights without {missing[0]} ({len(missing)} tensors missing)")
-    return model
-
-
-def _read(part: str, spec: ModelSpec, load: Callable[[], T]) -> T:
-    try:
-        return load()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"the {part} of a GPT-NeoX model, as save_pretrained writes it (config.json, model.safetensors, "
-            f"tokenizer.json), in the folder or under the hub id {spec.name!r}",
-            _first_line(error),
-            "Check the name; a hub id needs the network or a filled cache; weights must be in safetensors form",
-        ) from None
-
-
-def _check_architecture(config: PreTrainedConfig, name: str) -> None:
-    fix = "Use a Pythia model; other architectures would give wrong numbers here and are refused"
-    if config.model_type != "gpt_neox":
-        raise ModelError(f"an architecture gpt_neox for {name}", f"{config.model_type}", fix)
-    if not config.use_parallel_residual:
-        raise ModelError(f"parallel residual blocks in {name}", "use_parallel_residual false", fix)
-    if config.rope_parameters["rope_type"] != "default":
-        raise ModelError(f"plain rotary positions in {name}", f"rope_type {config.rope_parameters['rope_type']}", fix)
-
-
-def _architecture(config: PreTrainedConfig) -> dict[str, Any]:
-    names = ("hidden_size", "num_hidden_layers", "num_attention_heads")
-    return {name: getattr(config, name) for name in (*names, "hidden_act", "layer_norm_eps", "rope_parameters")}
-
-
 def _eos(tokenizer: PreTrainedTokenizerFast, name: str) -> int:
     if tokenizer.eos_token_id is None:
         raise ModelError(f"a tokenizer with an end-of-text token for {name}", "none", "Set eos_token in its folder")
     return tokenizer.eos_token_id
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,119 @@
+"""Files that others made, read as data and never as code: JSON, safetensors, and PyTorch files without their pickles.
+
+PyTorch files go through `torch.load(weights_only=True)`, which knows tensors and plain containers only: anything else a
+pickle would import or call is refused before it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import pickletools
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sae_core.errors import DictionaryError
+
+READ_AT_ONCE = 2**22
+WHOLE = "Download it again, or name the folder or file that holds the dictionary"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises DictionaryError if the file is missing, is not JSON, or holds something else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise DictionaryError(f"a dictionary in {path.parent}", f"no readable {path.name}", WHOLE) from None
+    except ValueError as error:
+        raise DictionaryError(f"JSON in {path}", str(error), WHOLE) from None
+    if not isinstance(values, dict):
+        raise DictionaryError(f"a JSON object in {path}", type(values).__name__, WHOLE)
+    return values
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file. Raises DictionaryError if it is missing or not whole."""
+    try:
+        return load_file(path)
+    except OSError:
+        raise DictionaryError(f"weights in {path.parent}", f"no readable {path.name}", WHOLE) from None
+    except SafetensorError as error:
+        raise DictionaryError(f"whole safetensors in {path}", str(error), WHOLE) from None
+
+
+def read_torch(path: Path, stand_ins: Sequence[type] = ()) -> Any:
+    """What torch.save wrote: tensors, numbers, texts and containers of them; objects only of the classes `stand_ins`.
+
+    A stand-in has the module and the name of the class that was saved, and no code of it. Raises DictionaryError if the
+    file is missing, is not whole, or asks for anything else.
+    """
+    try:
+        with torch.serialization.safe_globals(list(stand_ins)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise DictionaryError(f"weights in {path.parent}", f"no readable {path.name}", WHOLE) from None
+    except Exception as error:  # torch raises whatever a broken or hostile file leads it to
+        raise _refused(path, error, stand_ins) from None
+
+
+def _refused(path: Path, error: Exception, stand_ins: Sequence[type]) -> DictionaryError:
+    known = {f"{c.__module__} {c.__qualname__}" for c in stand_ins}
+    foreign = [name for name in sorted(imports_of(path)) if name not in known and not name.startswith(_HARMLESS)]
+    if foreign:
+        found = f"{', '.join(name.replace(' ', '.') for name in foreign[:3])} in its pickle, which was not run"
+        return DictionaryError(f"tensors only in {path}", found, "Save the tensors alone, best as safetensors")
+    return DictionaryError(
+        f"a whole PyTorch file at {path}", f"one that cannot be read ({type(error).__name__})", WHOLE
+    )
+
+
+_HARMLESS = ("torch ", "torch._utils ", "collections ", "torch.nn.parameter ", "torch.storage ")
+
+
+def imports_of(path: Path) -> set[str]:
+    """`module name` of everything the pickles of a file would import; found by reading, nothing is run."""
+    names: set[str] = set()
+    with contextlib.suppress(Exception):  # a file that cannot be read names nothing
+        for data in _pickles(path):
+            names |= _globals(data)
+    return names
+
+
+def _pickles(path: Path) -> Iterator[bytes]:
+    if not zipfile.is_zipfile(path):
+        yield path.read_bytes()
+        return
+    with zipfile.ZipFile(path) as archive:
+        yield from (archive.read(name) for name in archive.namelist() if name.endswith(".pkl"))
+
+
+def _globals(data: bytes) -> set[str]:
+    names, texts, stream = set(), [], io.BytesIO(data)
+    with contextlib.suppress(ValueError):  # the legacy form is several pickles, and then raw numbers
+        while stream.tell() < len(data):
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "GLOBAL":
+                    names.add(str(argument))
+                elif opcode.name == "STACK_GLOBAL" and len(texts) > 1:
+                    names.add(" ".join(texts[-2:]))
+                elif isinstance(argument, str):
+                    texts.append(argument)
+    return names
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(READ_AT_ONCE):
+            digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,102 @@
+"""Our folders in the real sae-lens package, and its folders here: equal activations both ways.
+
+The package wants other versions than ours, so it lives in an environment apart: set SAE_LENS_PYTHON to its Python.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from precompute.export_dictionaries import saelens
+from sae_core.baselines import Moments, ica, linear_spec, pca
+from sae_core.dictionaries import Dictionary, load_dictionary, save_dictionary
+from sae_core.specs import CorpusSpec, DictionarySpec, ModelSpec, RunSpec, Site
+from sae_core.store import DictionaryEntry, Manifest, RunStore
+from tests.tiny_model import random_dictionary
+
+PYTHON = os.environ.get("SAE_LENS_PYTHON")
+SCRIPT = Path(__file__).with_name("with_saelens.py")
+SITE = Site(1)
+CLOSE = 1e-5
+pytestmark = [
+    pytest.mark.timeout(600),  # importing the package takes a minute on a busy machine
+    pytest.mark.skipif(not PYTHON, reason="SAE_LENS_PYTHON does not name a Python with sae-lens"),
+]
+
+
+def dictionaries(x: torch.Tensor) -> dict[str, Dictionary]:
+    """One of every form that this project makes."""
+    tied, untied = random_dictionary(SITE), random_dictionary(SITE, seed=1, tied=False)
+    moments = Moments(x.shape[1])
+    moments.add(x)
+    return {
+        "tied": tied,
+        "untied": untied,
+        "centred": replace(tied, site=Site(1, space="centred")),
+        "mlp_out": replace(untied, site=Site(1, "mlp_out")),
+        "jumprelu": replace(untied, threshold=torch.rand(48)),
+        "topk": replace(untied, k=5),
+        "pca": pca(moments).dictionary(linear_spec(SITE, "pca")),
+        "ica": ica(x, 0).dictionary(linear_spec(SITE, "ica")),
+        "pca_topk": pca(moments).dictionary(linear_spec(SITE, "pca_topk", 7)),
+    }
+
+
+@pytest.fixture(scope="module")
+def exchanged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Dictionary], torch.Tensor]:
+    """A folder in which sae-lens has answered; our dictionaries; the activations."""
+    folder = tmp_path_factory.mktemp("saelens")
+    x = torch.randn(200, 32, generator=torch.Generator().manual_seed(2)) * torch.linspace(0.5, 2, 32)
+    np.save(folder / "x.npy", x.numpy())
+    ours = dictionaries(x)
+    store = run_with(folder / "run", ours)
+    for name, entry in zip(ours, store.dictionaries, strict=True):
+        saelens(store, entry, folder / "ours" / name)
+    done = subprocess.run([PYTHON, SCRIPT, folder], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, ours, x
+
+
+def run_with(folder: Path, found: dict[str, Dictionary]) -> RunStore:
+    spec = RunSpec(ModelSpec("EleutherAI/pythia-70m-deduped"), CorpusSpec("hub", ("NeelNanda/pile-10k",)))
+    store = RunStore.create(folder, Manifest("run", spec))
+    entries = []
+    for i, (name, dictionary) in enumerate(found.items()):
+        own = DictionarySpec(dictionary.site, "tied", 1.5, 1e-3, variant=f"v{i}")
+        save_dictionary(dictionary, store.dictionary_folder(own.id), {"note": name})
+        entries.append(DictionaryEntry(own.id, own, dictionary.n_features, dictionary.hash))
+    store.update_manifest(dictionaries=tuple(entries))
+    return store
+
+
+def answers(folder: Path, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return tuple(torch.from_numpy(np.load(folder / kind / f"{name}.npy")) for kind in ("codes", "decoded"))
+
+
+NAMES = ("tied", "untied", "centred", "mlp_out", "jumprelu", "topk", "pca", "ica", "pca_topk")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ours_load_there_with_equal_activations(exchanged: tuple, name: str) -> None:
+    folder, ours, x = exchanged
+    codes, decoded = answers(folder, name)
+    own = ours[name].encode(x)
+    print(f"{name}: codes differ by {(own - codes).abs().max():.2g}")
+    assert (own != 0).any() and ((own != 0) == (codes != 0)).float().mean() > 0.9999
+    assert (own - codes).abs().max() < CLOSE and (ours[name].decode(own) - decoded).abs().max() < CLOSE
+
+
+@pytest.mark.parametrize("name", ["standard", "jumprelu", "topk"])
+def test_theirs_load_here_with_equal_activations(exchanged: tuple, name: str) -> None:
+    folder, _, x = exchanged
+    codes, decoded = answers(folder, f"theirs-{name}")
+    found = load_dictionary(folder / "theirs" / name)
+    assert found.site == SITE and (codes != 0).any()
+    assert (found.encode(x) - codes).abs().max() < CLOSE and (found.decode(codes) - decoded).abs().max() < CLOSE
