@@ -133,7 +133,8 @@ def figure_11(run: RunStore, setting: str) -> None:
     with made_by(run, "basis"):
         coordinate = run.read("basis_histograms", entry.id, key=feature)
         if coordinate.empty:
-            raise MissingTable(f"basis_histograms of feature {feature} of {entry.id}", "landmarks only", "")
+            expected = f"basis_histograms of feature {feature} of {entry.id} (made for landmarks only)"
+            raise MissingTable(expected, "none", "")
     histogram = own_histogram(run, entry, feature)
     first, log = choose_range("coordinate", histogram), scale_switch("coordinate_log")
     shown = coordinate[coordinate["bin"] >= first], histogram[histogram["bin"] >= first]

@@ -104,7 +104,9 @@ def test_only_what_is_missing_is_trained(swept: RunStore, monkeypatch: pytest.Mo
 
 def test_all_of_a_site_is_trained_in_one_pass(bare: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     streams, real = [], passes.ActivationStream
-    monkeypatch.setattr(passes, "ActivationStream", lambda *args: streams.append(args[2]) or real(*args))
+    monkeypatch.setattr(
+        passes, "ActivationStream", lambda *args, **rest: streams.append(args[2]) or real(*args, **rest)
+    )
     sweep.run(replace(settings(bare.folder), sites="resid_post,mlp_post", lengths=(SHORT,)))
     assert [[site.name for site in sites] for sites in streams] == [["resid_post", "mlp_post"]]
     assert len(hashes(bare)) == 12
