@@ -50,7 +50,7 @@ def main() -> None:
     with left, show_errors(stop=False):
         show_density(run, entry)
     with right:
-        show_sweep(run, metrics)
+        show_sweep(entry, metrics)
     st.subheader("Where this run comes from")
     provenance(run)
 
@@ -142,16 +142,19 @@ def show_density(run: RunStore, entry: DictionaryEntry) -> None:
     )  # fmt: skip
 
 
-def show_sweep(run: RunStore, metrics: pd.DataFrame) -> None:
-    """FVU against L0 over everything that has metrics."""
-    if len(metrics):
-        drawn = fvu_against_l0(metrics.assign(group=metrics.apply(_group, axis=1)), state.colours())
-        plots.show_plot("Reconstruction against sparsity", drawn, "sweep", help=explain("metrics", "fvu"))
+def show_sweep(entry: DictionaryEntry, metrics: pd.DataFrame) -> None:
+    """FVU against L0 over everything that has metrics at the dictionary's site."""
+    site = entry.spec.site
+    here = metrics[(metrics["layer"] == site.layer) & (metrics["site"] == site.name)]
+    if len(here):
+        drawn = fvu_against_l0(here.assign(group=here.apply(_group, axis=1)), state.colours())
+        title = f"Reconstruction against sparsity, layer {site.layer} {site.name}"
+        plots.show_plot(title, drawn, "sweep", help=explain("metrics", "fvu"))
 
 
 def _group(row: pd.Series) -> str:
-    """Name of the line a dictionary lies on: dictionaries that differ in sparsity only."""
-    return f"L{row['layer']} {row['site']} {kind_name(row['kind'])} ×{row['ratio']:g} {row['variant']}".strip()
+    """Name of the line a dictionary lies on: dictionaries of a site that differ in sparsity only."""
+    return f"{kind_name(row['kind'])} ×{row['ratio']:g} {row['variant']}".strip()
 
 
 # ---- provenance

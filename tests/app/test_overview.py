@@ -28,10 +28,11 @@ def test_it_says_what_the_run_is(open_page: Opener, run: RunStore) -> None:
     assert len(test.get("plotly_chart")) == 2
 
 
-def test_the_sweep_plot_holds_every_dictionary_with_metrics(open_page: Opener, run: RunStore) -> None:
-    figure = json.loads(open_page("overview").get("plotly_chart")[1].proto.spec)
-    named = [text for trace in figure["data"] for text in trace.get("text", [])]
-    assert sorted(named) == sorted(d.id for d in run.dictionaries)
+def test_the_sweep_plot_holds_every_dictionary_of_the_site(open_page: Opener, run: RunStore) -> None:
+    for entry in run.main_dictionaries:
+        figure = json.loads(open_page("overview", dictionary=entry.id).get("plotly_chart")[1].proto.spec)
+        named = [text for trace in figure["data"] for text in trace.get("text", [])]
+        assert sorted(named) == sorted(d.id for d in run.dictionaries if d.spec.site == entry.spec.site)
 
 
 def test_choosing_a_dictionary_opens_browse(open_page: Opener, run: RunStore) -> None:
