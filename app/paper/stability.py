@@ -142,11 +142,14 @@ def missing_controls(run: RunStore, shown: pd.DataFrame) -> dict[str, str]:
 
 
 def near_ours(run: RunStore, other: RunStore, setting: str) -> pd.DataFrame:
-    """Of another run, in each layer the dictionary nearest in L0 to this run's headline: as `beside`, kind renamed."""
+    """Of another run, in each layer the dictionary nearest in L0 to this run's headline: as `beside`, kind renamed.
+
+    Without CE recovered: a model whose weights were drawn anew predicts nothing that could be recovered.
+    """
     ours = all_metrics(run)
     ours = ours[ours["headline"].astype(bool)].drop_duplicates("layer").set_index("layer")
     known = all_metrics(other).assign(headline=False, role="sweep")
-    known = known[known["kind"].isin(ours["kind"])]
+    known = known[known["kind"].isin(ours["kind"])].assign(ce_recovered=float("nan"))
     return beside(known, "resid_post", setting, target=ours["l0"]).assign(kind="reinitialised", ours=False)
 
 
