@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_core.dictionaries.dictionary import WEIGHTS, Dictionary
+from sae_core.dictionaries.reading import read_json, read_safetensors
 from sae_core.errors import DictionaryError
 from sae_core.specs import DictionarySpec, Site
 from sae_core.store import atomic
@@ -84,11 +84,11 @@ def load_dictionary(folder: Path, device: torch.device | str = "cpu") -> Diction
     shape or with values that are not finite, and SpecError for a hook this project has no site for.
     """
     folder = Path(folder)
-    config = _current_form(_read_config(folder))
+    config = _current_form(read_json(folder / CONFIG, FIX))
     metadata = config.get("metadata") or {}
     _check_config(config, folder)
     names = (*WEIGHTS, "threshold") if config["architecture"] == "jumprelu" else WEIGHTS
-    tensors = _read_tensors(folder / TENSORS)
+    tensors = read_safetensors(folder / TENSORS, FIX)
     _check_tensors(tensors, config.get("d_sae"), config.get("d_in"), folder, names)
     return Dictionary(
         site=_site(config, metadata, folder),
@@ -101,29 +101,7 @@ def load_dictionary(folder: Path, device: torch.device | str = "cpu") -> Diction
 
 def read_metadata(folder: Path) -> dict[str, Any]:
     """The `metadata` of a folder's cfg.json. Raises DictionaryError if it is missing or not JSON."""
-    return _read_config(Path(folder)).get("metadata") or {}
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise DictionaryError(f"a dictionary in {folder}", f"no readable {CONFIG}", FIX) from None
-    except ValueError as error:
-        raise DictionaryError(f"JSON in {path}", str(error), FIX) from None
-    if not isinstance(config, dict):
-        raise DictionaryError(f"a JSON object in {path}", type(config).__name__, FIX)
-    return config
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except OSError:
-        raise DictionaryError(f"weights in {path.parent}", f"no readable {path.name}", FIX) from None
-    except SafetensorError as error:
-        raise DictionaryError(f"whole safetensors in {path}", str(error), FIX) from None
+    return read_json(Path(folder) / CONFIG, FIX).get("metadata") or {}
 
 
 def _current_form(config: dict[str, Any]) -> dict[str, Any]:

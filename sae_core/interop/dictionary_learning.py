@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sae_core.dictionaries.reading import read_json
 from sae_core.errors import DictionaryError
-from sae_core.interop.files import read_json, read_torch
+from sae_core.interop.files import read_torch
 from sae_core.interop.foreign import Foreign, edges, gated, norm_scaled, refuse
 
 MARK, FILES = "ae.pt", ("config.json", "ae.pt")

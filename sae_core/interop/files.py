@@ -1,4 +1,4 @@
-"""Files that others made, read as data and never as code: JSON, safetensors, and PyTorch files without their pickles.
+"""PyTorch files that others made, read as data and never as code; `sae_core.dictionaries.reading` reads the rest.
 
 PyTorch files go through `torch.load(weights_only=True)`, which knows tensors and plain containers only: anything else a
 pickle would import or call is refused before it runs.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import pickletools
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -17,37 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
+from sae_core.dictionaries.reading import WHOLE
 from sae_core.errors import DictionaryError
 
 READ_AT_ONCE = 2**22
-WHOLE = "Download it again, or name the folder or file that holds the dictionary"
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises DictionaryError if the file is missing, is not JSON, or holds something else."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise DictionaryError(f"a dictionary in {path.parent}", f"no readable {path.name}", WHOLE) from None
-    except ValueError as error:
-        raise DictionaryError(f"JSON in {path}", str(error), WHOLE) from None
-    if not isinstance(values, dict):
-        raise DictionaryError(f"a JSON object in {path}", type(values).__name__, WHOLE)
-    return values
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file. Raises DictionaryError if it is missing or not whole."""
-    try:
-        return load_file(path)
-    except OSError:
-        raise DictionaryError(f"weights in {path.parent}", f"no readable {path.name}", WHOLE) from None
-    except SafetensorError as error:
-        raise DictionaryError(f"whole safetensors in {path}", str(error), WHOLE) from None
 
 
 def read_torch(path: Path, stand_ins: Sequence[type] = ()) -> Any:

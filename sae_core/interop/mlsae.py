@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from sae_core.dictionaries.reading import read_json, read_safetensors
 from sae_core.errors import DictionaryError
-from sae_core.interop.files import read_json, read_safetensors
 from sae_core.interop.foreign import Foreign, refuse
 
 MARK, FILES = "model.safetensors", ("config.json", "model.safetensors")

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from sae_core.dictionaries.reading import read_json, read_safetensors
 from sae_core.errors import DictionaryError
-from sae_core.interop.files import read_json, read_safetensors
 from sae_core.interop.foreign import Foreign, edges, gated, input_scaled, refuse
 
 MARK, FILES = "sae_weights.safetensors", ("cfg.json", "sae_weights.safetensors", "activation_scaler.json")

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sae_core.dictionaries.reading import read_json, read_safetensors
 from sae_core.errors import DictionaryError
-from sae_core.interop.files import read_json, read_safetensors
 from sae_core.interop.foreign import Foreign, refuse
 
 MARK, FILES = "sae.safetensors", ("cfg.json", "sae.safetensors")
