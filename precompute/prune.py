@@ -13,13 +13,13 @@ from sae_core.errors import DictionaryError, SpecError
 from sae_core.schemas import TABLES
 from sae_core.store import DictionaryEntry, RunStore
 
-GRID_TABLES = ("metrics", "scores", "factors")
+GRID_TABLES = ("metrics", "scores", "sides", "factors")
 """All that is left of a grid dictionary: small tables that the figures of the paper draw."""
 
 
 @dataclass(frozen=True)
 class Args:
-    """Turn dictionaries of sweeps into grid ones: metrics, scores and factors stay. Main ones always stay whole."""
+    """Turn dictionaries of sweeps into grid ones: metrics, scores, sides and factors stay. Main ones stay whole."""
 
     run: Path
     """the run folder; its metrics, which choose the main dictionaries, must be finished"""
@@ -46,7 +46,7 @@ def run(args: Args) -> None:
         if entry.role == "grid":  # those of an earlier prune too, which may have been stopped
             delete(store, entry)
     n_whole = sum(entry.role != "grid" for entry in store.dictionaries)
-    print(f"of {len(chosen)} dictionaries only metrics, scores and factors are left; {n_whole} keep their weights")
+    print(f"of {len(chosen)} dictionaries only tables for Paper are left; {n_whole} keep their weights")
 
 
 def _named(store: RunStore, patterns: Sequence[str]) -> set[str]:

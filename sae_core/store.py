@@ -46,7 +46,7 @@ class DictionaryEntry(Spec):
     """A dictionary as the manifest lists it.
 
     `role` is `main` (all tables), `sweep` (metrics and weights), `baseline` (the same, to compare with, and kept by
-    `prune`) or `grid` (metrics, scores and factors only: its weights are not in the run). `imported`: where one
+    `prune`) or `grid` (metrics, scores, sides and factors only: no weights). `imported`: where one
     trained elsewhere came from, and what its health check said; its folder's metadata has the rest.
     """
 

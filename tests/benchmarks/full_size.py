@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.full_size --out DIR --tokenizer FOLDER --text FILE [--shape 70m] [--device cpu]
 
-Weights that were never trained cost what trained ones cost; their activations are less sparse to L1 dictionaries, so
-the dictionaries are BatchTopK ones, active on k features a token. Each step is a process of its own, so that the peak
-memory is its own. The report extrapolates by the rule beside each step; nothing in it is measured at full size.
+Weights that were never trained cost what trained ones cost. Of the alphas given, `metrics` takes the dictionary whose
+L0 is nearest 30. Each step is a process of its own, so that the peak memory is its own. The report extrapolates by the
+rule beside each step; nothing in it is measured at full size.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ RULES = {
     "train": ("train tokens", "features", "layers"),
     "metrics": ("features", "layers"),
     "features": ("tokens", "features", "layers"),
-    "contexts": ("tokens", "features", "layers"),
-    "effects": ("features", "layers"),
-    "edges": ("features", "features", "layers"),
+    "contexts": ("tokens", "some features", "layers"),
+    "effects": ("some features", "layers"),
+    "edges": ("some features", "layers"),
     "neighbours": ("features", "features", "layers"),
 }
-"""What a step's time grows with. Metrics are always measured on as many held-out tokens."""
+"""What a step's time grows with. Metrics are always measured on as many held-out tokens; an edge's parents are those
+active in its contexts, whose number L0 bounds and not the size of the dictionary."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ class Args:
     """tokens for the tables, and to train on"""
     ratio: float = 4.0
     """features per coordinate"""
-    k: int = 32
-    """active features a token"""
-    some: str = "all"
-    """features that get contexts, effects and edges, as --features of those steps"""
+    alphas: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    """prices of tied dictionaries, trained together"""
+    some: int = 32
+    """so many features of each dictionary get contexts, effects and edges"""
     device: str = "auto"
     """auto, cpu or cuda"""
 
@@ -85,12 +86,12 @@ def commands(args: Args, model: Path, run: Path) -> dict[str, list[str]]:
     """The options of each step."""
     sizes = ["--tokens", str(args.tokens), "--train-tokens", str(args.tokens), "--metric-tokens", "20000"]
     corpus = ["--model", str(model), "--corpus", f"text:{args.text}", *sizes]
-    train = ["--kind", "batchtopk", "--ks", str(args.k), "--ratio", str(args.ratio), "--layers", args.layers]
+    train = ["--alphas", *map(str, args.alphas), "--ratio", str(args.ratio), "--layers", args.layers]
     own = {
         "corpus": corpus,
         "train": [*train, "--tokens", str(args.tokens), "--precision", "auto"],
         "metrics": ["--metric-tokens", "20000"],
-        **{step: ["--features", args.some] for step in ("contexts", "effects", "edges")},
+        **{step: ["--features", f"0-{args.some - 1}"] for step in ("contexts", "effects", "edges")},
     }
     device = {step: ["--device", args.device] for step in STEPS if step != "neighbours"}
     return {step: ["--run", str(run), *own.get(step, []), *device.get(step, [])] for step in STEPS}
@@ -111,6 +112,7 @@ def times_larger(args: Args, run: RunStore) -> dict[str, float]:
         "tokens": FULL_TOKENS / args.tokens,
         "train tokens": FULL_TOKENS / args.tokens,
         "features": FULL_FEATURES / n_features,
+        "some features": FULL_FEATURES / args.some,
         "layers": run.manifest.model["n_layers"] / len({entry.spec.site.layer for entry in main}),
     }
 
@@ -120,8 +122,8 @@ def report(args: Args, run: RunStore) -> str:
     larger = times_larger(args, run)
     lines = [
         f"Pythia-{args.shape} shape, {run.manifest.model['n_layers']} layers, dictionaries of "
-        f"{run.main_dictionaries[0].n_features:,} features in layers {args.layers}, {args.tokens:,} tokens, "
-        f"{args.device}, {torch.get_num_threads()} threads.",
+        f"{run.main_dictionaries[0].n_features:,} features in layers {args.layers} (contexts, effects and edges of "
+        f"{args.some}), {args.tokens:,} tokens, {args.device}, {torch.get_num_threads()} threads.",
         "",
         "| step | seconds | peak memory (MB) | grows with | extrapolated (hours) |",
         "|---|---:|---:|---|---:|",
@@ -140,7 +142,7 @@ def report(args: Args, run: RunStore) -> str:
 def sizes(run: RunStore) -> list[str]:
     """Size of every table on disk, per dictionary feature where it has rows for features."""
     lines = ["| table | MB |", "|---|---:|"]
-    for path in sorted((run.folder / "tables").iterdir()):
+    for path in sorted((run.folder / "tables").glob("[a-z]*")):
         files = [path] if path.is_file() else list(path.rglob("*.parquet"))
         lines.append(f"| {path.stem} | {sum(file.stat().st_size for file in files) / 1e6:.1f} |")
     return lines

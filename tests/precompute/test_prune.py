@@ -144,3 +144,12 @@ def test_bad_use_removes_nothing(store: RunStore) -> None:
     with pytest.raises(DictionaryError, match="main dictionaries"):
         pruned(store)
     assert folders(store.folder / "dictionaries") == before
+
+
+def test_the_tables_that_the_paper_draws_stay(store: RunStore) -> None:
+    paths = {name: store.table_path(name, GONE[0]) for name in (*prune.GRID_TABLES, "features")}
+    for path in paths.values():
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    pruned(store)
+    assert {name for name, path in paths.items() if path.exists()} == {"metrics", "scores", "sides", "factors"}
