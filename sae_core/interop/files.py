@@ -21,6 +21,8 @@ from sae_core.dictionaries.reading import WHOLE
 from sae_core.errors import DictionaryError
 
 READ_AT_ONCE = 2**22
+PARSED = 2**24
+"""Bytes of a pickle that are looked at to say what it asks for: a zip may unpack to any size."""
 
 
 def read_torch(path: Path, stand_ins: Sequence[type] = ()) -> Any:
@@ -53,9 +55,12 @@ _HARMLESS = ("torch ", "torch._utils ", "collections ", "torch.nn.parameter ", "
 
 
 def imports_of(path: Path) -> set[str]:
-    """`module name` of everything the pickles of a file would import; found by reading, nothing is run."""
+    """`module name` of what the pickles of a file would import; found by parsing opcodes, nothing is run.
+
+    It only words a refusal that stands already, so what a hostile file does to the parser may end the list early.
+    """
     names: set[str] = set()
-    with contextlib.suppress(Exception):  # a file that cannot be read names nothing
+    with contextlib.suppress(Exception):
         for data in _pickles(path):
             names |= _globals(data)
     return names
@@ -63,10 +68,14 @@ def imports_of(path: Path) -> set[str]:
 
 def _pickles(path: Path) -> Iterator[bytes]:
     if not zipfile.is_zipfile(path):
-        yield path.read_bytes()
+        with path.open("rb") as file:
+            yield file.read(PARSED)
         return
     with zipfile.ZipFile(path) as archive:
-        yield from (archive.read(name) for name in archive.namelist() if name.endswith(".pkl"))
+        for name in archive.namelist():
+            if name.endswith(".pkl"):
+                with archive.open(name) as file:
+                    yield file.read(PARSED)
 
 
 def _globals(data: bytes) -> set[str]:

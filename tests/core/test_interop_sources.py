@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sae_core.errors import DictionaryError, SpecError
-from sae_core.interop import dictionary_learning, learned_dicts
+from sae_core.interop import dictionary_learning, files, learned_dicts
 from sae_core.interop.files import imports_of, read_torch, sha256
 from sae_core.interop.learned_dicts import STAND_INS
 from sae_core.interop.sources import Source, fetch, plain
@@ -124,7 +124,7 @@ def test_nothing_pickled_is_ever_run(tmp_path: Path, legacy: bool) -> None:
         with pytest.raises(DictionaryError, match="pathlib.*was not run"):
             load(file)
     assert not target.exists()
-    torch.load(file, weights_only=False)  # so the file is hostile indeed
+    torch.load(file, weights_only=False)  # the file this test wrote is hostile indeed: its one effect is `target`
     assert target.exists()
 
 
@@ -138,6 +138,17 @@ def test_a_bare_pickle_and_a_zip_of_something_else(tmp_path: Path) -> None:
         archive.writestr("hello.txt", "hello")
     with pytest.raises(DictionaryError, match="a whole PyTorch file"):
         read_torch(tmp_path / "other.pt")
+
+
+def test_of_a_pickle_that_unpacks_to_any_size_only_a_part_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "large.pt"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", pickle.dumps([Hostile(tmp_path / "owned"), b"0" * 2**20]))
+    monkeypatch.setattr(files, "PARSED", 4096)
+    assert any("touch" in name for name in imports_of(file))
+    assert [len(data) for data in files._pickles(file)] == [4096]
 
 
 def test_truncated_and_missing_files(tmp_path: Path) -> None:
