@@ -4,8 +4,9 @@
     links   parent -> child, weight = relative drop (a - a')/a of the child when the parent is removed
 
 A viewer takes weights for direct attributions; here they are measured shares, and `metadata.info` says so. A tree on
-the corpus belongs to no prompt: it has one column, named after what was averaged. Features get the node type under
-which viewers draw features, whatever kind of dictionary they are from.
+the corpus belongs to no prompt: its columns are the target token and what stands before it. circuit-tracer's viewer
+drops a feature that stands in more than two thirds of the columns, so there are never fewer than two. Features get the
+node type under which viewers draw features, whatever kind of dictionary they are from.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def graph(
     store: RunStore, root: Node, nodes: pd.DataFrame, links: pd.DataFrame, growth: Growth, prompt: Prompt | None = None
 ) -> dict[str, Any]:
     """The graph of a tree (nodes, links: as `tree_growth.grow` gives them); prompt: None for a tree on the corpus."""
-    place = prompt or Prompt((corpus_column(links),), 0)
+    place = columns(prompt)
     ids = {node: node_id(store, node, place.position) for node in _pairs(nodes, "dictionary", "feature")}
     return {
         "metadata": metadata(store, root, links, growth, prompt, place),
@@ -74,7 +75,14 @@ def slug(store: RunStore, root: Node) -> str:
     return f"{model_id(store)}-l{_layer(store, root)}-{root[1]}".lower()
 
 
-def corpus_column(links: pd.DataFrame) -> str:
+def columns(prompt: Prompt | None) -> Prompt:
+    """The tokens that become columns, at least two, and the column of the target."""
+    if prompt is None:
+        return Prompt(("(tokens before)", "(target token)"), 1)
+    return prompt if len(prompt.tokens) > 1 else Prompt(("(start of the text)", *prompt.tokens), 1)
+
+
+def corpus_prompt(links: pd.DataFrame) -> str:
     """What stands in the place of a prompt."""
     n = int(links["n_contexts"].max()) if len(links) else 0
     return f"(mean over {n} contexts of the corpus)"
@@ -84,13 +92,12 @@ def metadata(
     store: RunStore, root: Node, links: pd.DataFrame, growth: Growth, prompt: Prompt | None, place: Prompt
 ) -> dict[str, Any]:
     """What the graph is and how it was measured. All nodes of the tree are there, so node_threshold is 1."""
-    tokens = [str(token) for token in place.tokens]
     return {
         "slug": slug(store, root),
         "scan": model_id(store),
         "transcoder_list": [],
-        "prompt_tokens": tokens,
-        "prompt": "".join(tokens) if prompt else tokens[0],
+        "prompt_tokens": [str(token) for token in place.tokens],
+        "prompt": "".join(map(str, prompt.tokens)) if prompt else corpus_prompt(links),
         "node_threshold": 1.0,
         "schema_version": 1,
         "info": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -48,14 +49,14 @@ def hand_made(ids: list[str]) -> tuple[tuple[str, int], pd.DataFrame, pd.DataFra
 def test_nodes_and_links_of_a_hand_made_tree(store: RunStore, ids: list[str]) -> None:
     root, nodes, links = hand_made(ids)
     found = graph(store, root, nodes, links, GROWTH)
-    assert [n["node_id"] for n in found["nodes"]] == ["2_5_0", "1_1_0", "1_2_0", "0_7_0"]
+    assert [n["node_id"] for n in found["nodes"]] == ["2_5_1", "1_1_1", "1_2_1", "0_7_1"]
     assert [n["layer"] for n in found["nodes"]] == ["2", "1", "1", "0"]
     assert all(set(n) == set(NODE_FIELDS.split()) and n["feature_type"] == FEATURE_TYPE for n in found["nodes"])
     assert [n["influence"] for n in found["nodes"]] == pytest.approx([0, 0.5, 0.2, 0.2])
     assert [(e["source"], e["target"], e["weight"]) for e in found["links"]] == [
-        ("1_1_0", "2_5_0", 0.5), ("1_2_0", "2_5_0", -0.8), ("0_7_0", "1_1_0", 0.9), ("0_7_0", "1_2_0", 2.5),
+        ("1_1_1", "2_5_1", 0.5), ("1_2_1", "2_5_1", -0.8), ("0_7_1", "1_1_1", 0.9), ("0_7_1", "1_2_1", 2.5),
     ]  # fmt: skip
-    assert found["qParams"]["clickedId"] == "2_5_0" and found["qParams"]["linkType"] == "both"
+    assert found["qParams"]["clickedId"] == "2_5_1" and found["qParams"]["linkType"] == "both"
 
 
 def test_metadata_says_what_the_weights_are(store: RunStore, ids: list[str]) -> None:
@@ -63,7 +64,8 @@ def test_metadata_says_what_the_weights_are(store: RunStore, ids: list[str]) -> 
     on_corpus = graph(store, root, nodes, links, GROWTH)["metadata"]
     assert {"slug", "scan", "transcoder_list", "prompt_tokens", "prompt", "node_threshold"} <= set(on_corpus)
     assert on_corpus["slug"] == "synthetic-l2-5" and on_corpus["scan"] == "synthetic"
-    assert on_corpus["prompt_tokens"] == ["(mean over 20 contexts of the corpus)"]
+    assert on_corpus["prompt_tokens"] == ["(tokens before)", "(target token)"]
+    assert on_corpus["prompt"] == "(mean over 20 contexts of the corpus)"
     assert "relative drop" in on_corpus["info"]["weights"] and "no direct attribution" in on_corpus["info"]["weights"]
     assert "no single prompt" in on_corpus["info"]["population"]
     assert {k: v["id"] for k, v in on_corpus["info"]["dictionaries"].items()} == {str(i): ids[i] for i in range(3)}
@@ -73,6 +75,17 @@ def test_metadata_says_what_the_weights_are(store: RunStore, ids: list[str]) -> 
         "Measured"
     )
     assert {n["ctx_idx"] for n in live["nodes"]} == {1} and {n["reverse_ctx_idx"] for n in live["nodes"]} == {1}
+
+
+@pytest.mark.parametrize("prompt", [None, Prompt(("␣a",), 0), Prompt(("␣a", "␣b"), 1)])
+def test_the_viewer_keeps_every_feature(store: RunStore, ids: list[str], prompt: Prompt | None) -> None:
+    """It deletes those that stand in more than two thirds of the columns (util-cg.js)."""
+    found = graph(store, *hand_made(ids), GROWTH, prompt)
+    names = Counter(n["jsNodeId"].split("-")[0] for n in found["nodes"])
+    assert max(names.values()) <= len(found["metadata"]["prompt_tokens"]) * 2 / 3
+    assert all(
+        n["ctx_idx"] + n["reverse_ctx_idx"] + 1 == len(found["metadata"]["prompt_tokens"]) for n in found["nodes"]
+    )
 
 
 def test_labels_are_data_and_stay_as_they_are(store: RunStore, ids: list[str]) -> None:
