@@ -86,10 +86,13 @@ class FeatureTables:
             yield pa.concat_tables(block)
 
     def add(self, found: FeatureCodes) -> pa.Table:
-        token_ids = self.text.token_ids[found.positions]
-        counts = np.bincount(token_ids, minlength=len(self.occurrences))
-        sums = np.bincount(token_ids, found.codes.astype(np.float64), len(self.occurrences))
-        histogram = token_histogram(found.codes, token_ids)
+        n = len(self.occurrences)
+        counts, sums = np.zeros(n, np.int64), np.zeros(n)
+        for part in found.parts():
+            token_ids = self.text.token_ids[part.positions]
+            counts += np.bincount(token_ids, minlength=n)
+            sums += np.bincount(token_ids, part.codes.astype(np.float64), n)
+        histogram = token_histogram(found.codes, self.text.token_ids[found.positions])
         self.strongest.add(found.feature, counts, sums)
         self.rows.append(self._feature_row(found, counts, sums, histogram))
         return histogram_table(found.feature, histogram, self.names)

@@ -7,7 +7,7 @@ the first shard that is missing.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,10 +60,28 @@ def code_indexes(
         dictionaries = {entry.id: load_entry(store, entry, model.device) for entry in entries}
         for shard in bar(sorted(set().union(*missing.values())), "codes of the table tokens", unit="shard"):
             wanted = {id: dictionaries[id] for id in indexes if shard in missing[id]}
-            contexts = shard_contexts(indexes[entries[0].id], shard, text)
-            for id, found in harvest(model, wanted, contexts, batch, text.first).items():
-                indexes[id].write(shard, *found)
+            write_shard(model, wanted, indexes, shard, text, batch)
     return indexes
+
+
+def write_shard(
+    model: LanguageModel,
+    dictionaries: dict[str, Dictionary],
+    indexes: dict[str, CodeIndex],
+    shard: int,
+    text: TokenText,
+    batch: int,
+) -> None:
+    """Write the codes of one shard to the index of each dictionary.
+
+    Memory: the entries of one batch of contexts and one dictionary, however many dictionaries there are.
+    """
+    writers = {id: indexes[id].writer(shard) for id in dictionaries}
+    contexts = shard_contexts(next(iter(indexes.values())), shard, text)
+    for id, found in harvest(model, dictionaries, contexts, batch, text.first):
+        writers[id].add(*found)
+    for writer in writers.values():
+        writer.close()
 
 
 def _open(store: RunStore, entry: DictionaryEntry, text: TokenText) -> CodeIndex:
@@ -79,25 +97,25 @@ def shard_contexts(index: CodeIndex, shard: int, text: TokenText) -> np.ndarray:
 
 def harvest(
     model: LanguageModel, dictionaries: dict[str, Dictionary], contexts: np.ndarray, batch: int, first: int = 0
-) -> dict[str, Entries]:
+) -> Iterator[tuple[str, Entries]]:
     """Codes != 0 of each dictionary on contexts [n, t]: token (row x t + position), feature and code, by token.
 
-    Positions before `first` are left out.
+    They come by batches of contexts, and in each by dictionary. Positions before `first` are left out.
     """
     sites = list(dict.fromkeys(dictionary.site for dictionary in dictionaries.values()))
-    found: dict[str, list[Entries]] = {id: [] for id in dictionaries}
     for start in range(0, len(contexts), batch):
         ids = torch.from_numpy(contexts[start : start + batch].astype(np.int64))
         x = model.sites(ids, sites)
         for id, dictionary in dictionaries.items():
             flat = x[dictionary.site].flatten(0, 1).to(dictionary.W_dec.dtype)
-            found[id] += _sparse_codes(dictionary, flat, start * contexts.shape[1])
-    joined = {id: tuple(np.concatenate(part) for part in zip(*parts, strict=True)) for id, parts in found.items()}
-    return {id: _from(first, contexts.shape[1], entries) for id, entries in joined.items()} if first else joined
+            parts = _sparse_codes(dictionary, flat, start * contexts.shape[1])
+            yield id, _from(first, contexts.shape[1], *map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _from(first: int, context: int, entries: Entries) -> Entries:
+def _from(first: int, context: int, *entries: np.ndarray) -> Entries:
     """The entries at position `first` of their context or later."""
+    if not first:
+        return entries
     counts = entries[0] % context >= first
     return tuple(part[counts] for part in entries)
 

@@ -7,13 +7,14 @@ One pass of the model writes it; histograms, contexts, effects, edges and neighb
     <folder>/00003.offsets.npy     [n_features + 1] int64: where each feature's entries start; written last
 
 A shard is the same tokens whatever the batch size, so an interrupted pass continues at its first missing shard.
-Memory: one shard while writing; while reading, BLOCK_ENTRIES entries or, if larger, those of one feature
-(14 bytes an active token).
+Memory does not grow with the tokens. Writing: one batch of entries, the rest lies in files. Reading: BLOCK_ENTRIES
+entries; a feature with more of them lies in files without a name in the folder, mapped into memory (12 bytes an
+active token on disk), so whoever reads features should go through it by `parts`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +22,14 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
+from sae_core.code_shards import ShardWriter, mapped, part_path
 from sae_core.feature_selection import consecutive
-from sae_core.store import atomic
 
 SHARD_TOKENS = 65_536
-BLOCK_ENTRIES = 4_000_000
+BLOCK_ENTRIES = 2**21
+PART_ENTRIES = 2**20
+
+Room = Callable[[int], tuple[np.ndarray, np.ndarray]]  # n -> unset positions [n] int64 and codes [n] float32
 
 
 @dataclass(frozen=True)
@@ -36,18 +40,62 @@ class FeatureCodes:
     positions: np.ndarray
     codes: np.ndarray
 
+    def part(self, entries: slice | np.ndarray) -> FeatureCodes:
+        """Some of its entries; a slice copies nothing."""
+        return FeatureCodes(self.feature, self.positions[entries], self.codes[entries])
 
-def signed(positive: FeatureCodes, negative: FeatureCodes) -> FeatureCodes:
+    def parts(self, window: int = 1) -> Iterator[FeatureCodes]:
+        """Its entries in order, about PART_ENTRIES at a time and no window of the text in two parts.
+
+        One part, without any, for a silent feature.
+        """
+        start, n = 0, len(self.positions)
+        while start + PART_ENTRIES < n:
+            ends = (
+                self.positions[start + PART_ENTRIES] // window * window,
+                (self.positions[start] // window + 1) * window,
+            )
+            stop = int(np.searchsorted(self.positions, max(ends)))
+            yield self.part(slice(start, stop))
+            start = stop
+        if start < n or not n:
+            yield self.part(slice(start, n))
+
+    def windows(self, window: int) -> np.ndarray:
+        """The windows of the text with activity, ascending."""
+        found = (part.positions // window for part in self.parts(window))
+        return np.concatenate([each[np.flatnonzero(np.diff(each, prepend=-1))] for each in found])
+
+
+def in_memory(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Room for n entries: positions int64 and codes float32, not yet set."""
+    return np.empty(n, np.int64), np.empty(n, np.float32)
+
+
+def signed(positive: FeatureCodes, negative: FeatureCodes, room: Room = in_memory) -> FeatureCodes:
     """Two sides of a direction, never active together, as one feature with the sign of the side."""
-    positions = np.concatenate([positive.positions, negative.positions])
-    order = np.argsort(positions, kind="stable")
-    return FeatureCodes(positive.feature, positions[order], np.concatenate([positive.codes, -negative.codes])[order])
+    positions, codes = room(len(positive.positions) + len(negative.positions))
+    done = stop = 0
+    while done < len(positions):
+        start, stop = stop, stop + PART_ENTRIES
+        above, below = (_between(side, start, stop) for side in (positive, negative))
+        found = np.concatenate([above.positions, below.positions])
+        order, here = np.argsort(found, kind="stable"), slice(done, done + len(found))
+        positions[here] = found[order]
+        codes[here] = np.concatenate([above.codes, -below.codes])[order]
+        done = here.stop
+    return FeatureCodes(positive.feature, positions, codes)
+
+
+def _between(found: FeatureCodes, start: int, stop: int) -> FeatureCodes:
+    """Its entries at positions start .. stop-1."""
+    return found.part(slice(*np.searchsorted(found.positions, (start, stop))))
 
 
 def above_zero(found: FeatureCodes) -> FeatureCodes:
     """The entries of the positive side."""
     above = found.codes > 0
-    return found if above.all() else FeatureCodes(found.feature, found.positions[above], found.codes[above])
+    return found if above.all() else found.part(above)
 
 
 class CodeIndex:
@@ -60,20 +108,21 @@ class CodeIndex:
 
     def missing(self) -> list[int]:
         """Shards that are not written yet."""
-        return [shard for shard in range(self.n_shards) if not self._path(shard, "offsets").exists()]
+        return [shard for shard in range(self.n_shards) if not part_path(self.folder, shard, "offsets").exists()]
 
     def write(self, shard: int, tokens: np.ndarray, features: np.ndarray, codes: np.ndarray) -> None:
         """Write the entries of a shard: for each, its token counted from the shard's first, its feature, its code."""
-        shape = (self.shard_tokens, self.n_features)
-        columns = sparse.coo_array((codes.astype(np.float32), (tokens, features)), shape=shape).tocsc()
-        columns.sort_indices()
-        self._save(shard, "positions", columns.indices.astype(np.uint16))
-        self._save(shard, "codes", columns.data)
-        self._save(shard, "offsets", columns.indptr.astype(np.int64))
+        writer = self.writer(shard)
+        writer.add(tokens, features, codes)
+        writer.close()
+
+    def writer(self, shard: int) -> ShardWriter:
+        """Takes the entries of a shard a batch of tokens at a time; the shard is there once it is closed."""
+        return ShardWriter(self.folder, shard, self.shard_tokens, self.n_features)
 
     def counts(self) -> np.ndarray:
         """Active tokens of each feature, [n_features] int64."""
-        return sum((np.diff(offsets) for offsets in self._offsets), np.zeros(self.n_features, np.int64))
+        return self._counts.copy()
 
     def features(self, start: int = 0, stop: int | None = None) -> Iterator[FeatureCodes]:
         """The entries of features start .. stop-1 in order, silent ones included."""
@@ -91,44 +140,68 @@ class CodeIndex:
         shards = range(min(self.n_shards, -(-n_tokens // self.shard_tokens)))
         return sparse.vstack([self._ones(shard) for shard in shards], format="csc")
 
+    def room(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Room for n entries; of more than BLOCK_ENTRIES, in files that go when the arrays do."""
+        if n <= BLOCK_ENTRIES:
+            return in_memory(n)
+        return mapped(self.folder, np.int64, n), mapped(self.folder, np.float32, n)
+
     # ---- files
 
     @cached_property
-    def _offsets(self) -> list[np.ndarray]:
-        return [np.load(self._path(shard, "offsets")) for shard in range(self.n_shards)]
+    def _counts(self) -> np.ndarray:
+        none = np.zeros(self.n_features, np.int64)
+        return sum((np.diff(self._read(shard, "offsets")) for shard in range(self.n_shards)), none)
 
     def _ones(self, shard: int) -> sparse.csc_array:
-        positions = np.load(self._path(shard, "positions")).astype(np.int32)
+        positions, offsets = self._read(shard, "positions").astype(np.int32), self._read(shard, "offsets")
         ones = np.ones(len(positions), np.int32)
-        return sparse.csc_array((ones, positions, self._offsets[shard]), shape=(self.shard_tokens, self.n_features))
+        return sparse.csc_array((ones, positions, offsets), shape=(self.shard_tokens, self.n_features))
 
     def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Features of BLOCK_ENTRIES entries, or one; so few that where they start in every shard is no more either."""
+        most = max(1, BLOCK_ENTRIES // max(1, self.n_shards))
         while start < stop:
-            total = np.cumsum(self.counts()[start:stop])
+            total = np.cumsum(self._counts[start : min(stop, start + most)])
             size = max(1, int(np.searchsorted(total, BLOCK_ENTRIES, side="right")))
             yield start, start + size
             start += size
 
     def _block(self, first: int, last: int) -> Iterator[FeatureCodes]:
+        if last - first == 1:
+            yield self._one(first)
+            return
         shards = [self._slice(shard, first, last) for shard in range(self.n_shards)]
         for feature in range(first, last):
             i = feature - first
             spans = [slice(offsets[i], offsets[i + 1]) for offsets, _, _ in shards]
+            starts = np.repeat(np.arange(self.n_shards) * self.shard_tokens, [span.stop - span.start for span in spans])
             positions = [shard[1][span] for shard, span in zip(shards, spans, strict=True)]
             codes = [shard[2][span] for shard, span in zip(shards, spans, strict=True)]
-            yield FeatureCodes(feature, np.concatenate(positions), np.concatenate(codes))
+            yield FeatureCodes(feature, starts + np.concatenate(positions), np.concatenate(codes))
+
+    def _one(self, feature: int) -> FeatureCodes:
+        """The entries of one feature, a shard at a time."""
+        positions, codes = self.room(int(self._counts[feature]))
+        done = 0
+        for shard in range(self.n_shards):
+            _, found, values = self._slice(shard, feature, feature + 1)
+            here = slice(done, done + len(found))
+            positions[here], codes[here] = found, values
+            positions[here] += shard * self.shard_tokens
+            done = here.stop
+        return FeatureCodes(feature, positions, codes)
 
     def _slice(self, shard: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where each feature's entries start, and all positions and codes, of features first .. last-1 of a shard."""
-        offsets = self._offsets[shard][first : last + 1]
-        here = slice(offsets[0], offsets[-1])
-        positions = np.load(self._path(shard, "positions"), mmap_mode="r")[here].astype(np.int64)
-        codes = np.load(self._path(shard, "codes"), mmap_mode="r")[here]
-        return offsets - offsets[0], positions + shard * self.shard_tokens, np.asarray(codes)
+        offsets = self._read(shard, "offsets", first, last + 1)
+        positions, codes = (self._read(shard, part, offsets[0], offsets[-1]) for part in ("positions", "codes"))
+        return offsets - offsets[0], positions, codes
 
-    def _path(self, shard: int, part: str) -> Path:
-        return self.folder / f"{shard:05d}.{part}.npy"
-
-    def _save(self, shard: int, part: str, values: np.ndarray) -> None:
-        with atomic(self._path(shard, part)) as temporary, temporary.open("wb") as file:
-            np.save(file, values)
+    def _read(self, shard: int, part: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Entries start .. stop-1 of a file, read and not mapped, so that they take memory only while in use."""
+        with part_path(self.folder, shard, part).open("rb") as file:
+            np.lib.format.read_magic(file)
+            (n,), _, dtype = np.lib.format.read_array_header_1_0(file)
+            file.seek(int(start) * dtype.itemsize, 1)
+            return np.fromfile(file, dtype, int(n if stop is None else stop) - int(start))

@@ -1,5 +1,6 @@
-"""Effects and causal edges of single features, computed now: the rows that the steps `effects` and `edges` would write.
+"""Contexts, effects and causal edges of single features, computed now: the rows that the steps would write.
 
+- Contexts: all codes are needed, so the table tokens are read once.
 - Effects: the windows drawn for a feature are those of lowest rank in which it is active (sae_core.sampling). Contexts
   are read in the order of their windows' ranks, until no window left can be among the drawn ones. A feature that is
   active in a share p of the windows costs about EFFECT_WINDOWS / p windows, however long the text.
@@ -7,7 +8,7 @@
   features of one dictionary.
 
 Codes that a step left in the run's scratch folder are read instead of the text. Memory: one batch of contexts, the
-codes above half the maximum, and what one feature of a step needs.
+codes that are needed, and what one feature of a step needs.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pyarrow as pa
 import torch
 
 from sae_core.code_index import CodeIndex, FeatureCodes
+from sae_core.context_rows import context_table
 from sae_core.contexts import TokenText
 from sae_core.dictionaries import Dictionary
 from sae_core.edge_rows import edge_table, sample_contexts
@@ -30,9 +32,22 @@ from sae_core.store import DictionaryEntry, RunStore
 from sae_core.table_making import MAKES, kept_codes, parent_of, table_text, token_names
 
 BATCH = 16
+STRONG = 0.5  # of the maximum: what edges are measured on
 CODES_AT_ONCE = 2**25
 
 Tell = Callable[[float], None]  # how far it is, 0 to 1
+
+
+def contexts_now(
+    store: RunStore, entry: DictionaryEntry, model: LanguageModel, dictionary: Dictionary, feature: int, tell: Tell
+) -> dict[str, pa.Table]:
+    """Rows of `contexts` for one feature. Raises CorpusError without the run's windows."""
+    text = table_text(store)
+    index = kept_codes(store, entry, text)
+    found = _kept(index, [feature]) if index else iter(text_codes(model, dictionary, text, [feature], tell))
+    table = context_table(next(found), text, store.manifest.spec.seed)
+    tell(1.0)
+    return {"contexts": table}
 
 
 def effects_now(
@@ -63,7 +78,7 @@ def edges_now(
     """Rows of `causal_edges` into ascending features of one dictionary. Raises CorpusError as `effects_now`."""
     text = table_text(store)
     index = kept_codes(store, entry, text)
-    found = _kept(index, features) if index else strong_codes(model, child, text, features, tell)
+    found = _kept(index, features) if index else text_codes(model, child, text, features, tell, STRONG)
     contexts = sample_contexts(found, text, store.manifest.spec.seed)
     table = edge_table(model, parent, child, contexts, parent_of(store, entry).id)
     tell(1.0)
@@ -111,25 +126,32 @@ def find_windows(
     return lowest_priority(np.sort(found), priorities, EFFECT_WINDOWS)
 
 
-def strong_codes(
-    model: LanguageModel, dictionary: Dictionary, text: TokenText, features: Sequence[int], tell: Tell
+def text_codes(
+    model: LanguageModel,
+    dictionary: Dictionary,
+    text: TokenText,
+    features: Sequence[int],
+    tell: Tell,
+    share: float | None = None,
 ) -> list[FeatureCodes]:
-    """Codes of at least half their maximum over the table tokens, of each of these features."""
+    """Codes of each of these features over the table tokens; with a `share`, those of at least it of their maximum."""
     contexts = text.token_ids.reshape(-1, text.context)
     found = [FeatureCodes(feature, np.zeros(0, np.int64), np.zeros(0, np.float32)) for feature in features]
     for start in range(0, len(contexts), BATCH):
         codes = codes_of(model, dictionary, contexts[start : start + BATCH], features, text.first)
         codes = codes.reshape(len(features), -1)
-        found = [_strong(old, new, start * text.context) for old, new in zip(found, codes, strict=True)]
+        found = [_joined(old, new, start * text.context, share) for old, new in zip(found, codes, strict=True)]
         tell(min(1.0, (start + BATCH) / len(contexts)) * 0.9)
     return found
 
 
-def _strong(old: FeatureCodes, codes: np.ndarray, first: int) -> FeatureCodes:
+def _joined(old: FeatureCodes, codes: np.ndarray, first: int, share: float | None) -> FeatureCodes:
     at = np.flatnonzero(codes != 0)
     positions, values = np.append(old.positions, at + first), np.append(old.codes, codes[at])
-    keep = values >= values.max(initial=0) / 2
-    return FeatureCodes(old.feature, positions[keep], values[keep])
+    if share is not None:
+        keep = values >= share * values.max(initial=0)
+        positions, values = positions[keep], values[keep]
+    return FeatureCodes(old.feature, positions, values)
 
 
 @torch.inference_mode()

@@ -6,11 +6,12 @@ of repeats only the first in order is kept. At most LOOKED_AT candidates of a ba
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from sae_core.code_index import FeatureCodes
+from sae_core.code_index import PART_ENTRIES, FeatureCodes
 from sae_core.histograms import TokenHistogram, bin_of
 from sae_core.sampling import draw
 
@@ -87,6 +88,14 @@ def strongest(found: FeatureCodes, text: TokenText, n: int = TOP) -> np.ndarray:
 
 def window_peaks(found: FeatureCodes, window: int) -> np.ndarray:
     """Index of the largest code of every window with activity (the first of equals), ascending by window."""
+    peaks, done = [], 0
+    for part in found.parts(window):
+        peaks.append(done + _peaks(part, window))
+        done += len(part.codes)
+    return np.concatenate(peaks)
+
+
+def _peaks(found: FeatureCodes, window: int) -> np.ndarray:
     windows = found.positions // window
     starts = np.flatnonzero(np.diff(windows, prepend=-1))
     if not len(starts):
@@ -111,30 +120,52 @@ def distinct(positions: np.ndarray, text: TokenText, n: int) -> np.ndarray:
 
 
 def _binned(found: FeatureCodes, histogram: TokenHistogram, text: TokenText, rng: np.random.Generator) -> list[Band]:
+    """Memory: 3 bytes an active token of this feature, its bin and its token."""
     if not len(found.codes):
         return []
-    n_bins = len(histogram.edges) - 1
-    bins = bin_of(found.codes, float(found.codes.max()), n_bins)
-    members = [np.flatnonzero(bins == bin) for bin in range(n_bins)]
-    chosen = [_from_bin(found, members[bin], histogram.listed(bin), text, rng) for bin in range(n_bins)]
+    n_bins, highest = len(histogram.edges) - 1, float(found.codes.max())
+    bins = np.concatenate([bin_of(part.codes, highest, n_bins).astype(np.uint8) for part in found.parts()])
+    chosen = [_from_bin(found, bins, bin, histogram.listed(bin), text, rng) for bin in range(n_bins)]
     return [_band(f"bin{bin}", found, indices) for bin, indices in enumerate(chosen)]
 
 
 def _from_bin(
-    found: FeatureCodes, members: np.ndarray, listed: np.ndarray, text: TokenText, rng: np.random.Generator
+    found: FeatureCodes, bins: np.ndarray, bin: int, listed: np.ndarray, text: TokenText, rng: np.random.Generator
 ) -> np.ndarray:
-    candidates = members[draw(len(members), LOOKED_AT, rng)]
+    candidates = _those(bins, bin, draw(_count(bins, bin), LOOKED_AT, rng))
     chosen = candidates[distinct(found.positions[candidates], text, PER_BIN)]
-    token_ids = text.token_ids[found.positions[members]]
     lacking = np.setdiff1d(listed, text.token_ids[found.positions[chosen]])
-    extra = [members[rng.choice(np.flatnonzero(token_ids == token))] for token in lacking]
-    return np.concatenate([chosen, np.array(extra, np.int64)])
+    if not len(lacking):
+        return chosen
+    token_ids = np.concatenate([text.token_ids[found.positions[each][bins[each] == bin]] for each in _spans(bins)])
+    drawn = [_those(token_ids, token, np.atleast_1d(rng.choice(_count(token_ids, token)))) for token in lacking]
+    return np.concatenate([chosen, _those(bins, bin, np.concatenate(drawn))])
+
+
+def _spans(values: np.ndarray) -> Iterator[slice]:
+    return (slice(start, start + PART_ENTRIES) for start in range(0, len(values), PART_ENTRIES))
+
+
+def _count(values: np.ndarray, value: int) -> int:
+    return sum(np.count_nonzero(values[each] == value) for each in _spans(values))
+
+
+def _those(values: np.ndarray, value: int, which: np.ndarray) -> np.ndarray:
+    """np.flatnonzero(values == value)[which], a part at a time."""
+    found, before = np.zeros(len(which), np.int64), 0
+    for each in _spans(values):
+        here = np.flatnonzero(values[each] == value)
+        inside = (which >= before) & (which < before + len(here))
+        found[inside] = each.start + here[which[inside] - before]
+        before += len(here)
+    return found
 
 
 def silent_positions(positions: np.ndarray, text: TokenText, rng: np.random.Generator, n: int = SILENT) -> np.ndarray:
     """The middles of at most n uniformly drawn windows in which the feature is never active."""
     silent = np.ones(text.n_windows, bool)
-    silent[positions // text.window] = False
+    for each in _spans(positions):
+        silent[positions[each] // text.window] = False
     windows = np.flatnonzero(silent)
     return np.sort(windows[draw(len(windows), n, rng)]) * text.window + text.window // 2
 

@@ -36,7 +36,7 @@ class EffectRows:
 
     def drawn_windows(self, found: FeatureCodes) -> np.ndarray:
         """The windows drawn for a feature with these codes over the table tokens, ascending."""
-        return lowest_priority(np.unique(found.positions // self.text.window), self.priorities, EFFECT_WINDOWS)
+        return lowest_priority(found.windows(self.text.window), self.priorities, EFFECT_WINDOWS)
 
     def tables(self, features: Sequence[int], drawn: Sequence[np.ndarray]) -> tuple[pa.Table, pa.Table]:
         """Rows of the two tables for ascending features, each on its drawn windows."""

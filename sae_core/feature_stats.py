@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from sae_core.code_index import PART_ENTRIES
 from sae_core.schemas import FEATURES_PER_TOKEN
 
 POSITION_SHARE = 0.9
@@ -29,19 +31,26 @@ def moments(codes: np.ndarray, n_tokens: int) -> Moments:
 
     codes: [n] the codes != 0 of n_tokens tokens.
     """
-    c = np.asarray(codes, np.float64)
-    silent = n_tokens - len(c)
-    mean = c.sum() / n_tokens
+
+    def total(power: int, around: float = 0.0) -> float:
+        return float(sum(((codes[each].astype(np.float64) - around) ** power).sum() for each in _spans(codes)))
+
+    silent = n_tokens - len(codes)
+    mean = total(1) / n_tokens
 
     def centred(power: int) -> float:
-        return float((((c - mean) ** power).sum() + silent * (-mean) ** power) / n_tokens)
+        return (total(power, mean) + silent * (-mean) ** power) / n_tokens
 
     variance = centred(2)
     if variance == 0:
         return Moments(float(mean), 0.0, 0.0, 0.0, 0.0, 0.0)
-    third, fourth = float((c**3).sum() / n_tokens), float((c**4).sum() / n_tokens)
+    third, fourth = total(3) / n_tokens, total(4) / n_tokens
     scale3, scale4 = variance**1.5, variance**2
     return Moments(float(mean), variance, third / scale3, fourth / scale4, centred(3) / scale3, centred(4) / scale4)
+
+
+def _spans(values: np.ndarray) -> Iterator[slice]:
+    return (slice(start, start + PART_ENTRIES) for start in range(0, len(values), PART_ENTRIES))
 
 
 def entropy(counts: np.ndarray) -> float:
@@ -52,7 +61,9 @@ def entropy(counts: np.ndarray) -> float:
 
 def is_position_only(positions: np.ndarray, codes: np.ndarray, context: int) -> bool:
     """Whether at least 90 % of the activity mass lies on one position of the context."""
-    mass = np.bincount(positions % context, np.abs(codes.astype(np.float64)), context)
+    mass = np.zeros(context)
+    for each in _spans(codes):
+        mass += np.bincount(positions[each] % context, np.abs(codes[each].astype(np.float64)), context)
     return bool(mass.sum() > 0 and mass.max() >= POSITION_SHARE * mass.sum())
 
 

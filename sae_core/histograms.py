@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from sae_core.code_index import PART_ENTRIES
 from sae_core.schemas import HISTOGRAM_BINS, OTHER_TOKEN, TOKENS_PER_BIN
 
 
@@ -60,14 +62,25 @@ def token_histogram(
     if not len(values):
         none = np.zeros(0, np.int64)
         return TokenHistogram(none, none, none, edges)
-    bins = bin_of(values, top, n_bins, low)
-    return TokenHistogram(*_commonest(bins, np.asarray(token_ids, np.int64), per_bin), edges)
-
-
-def _commonest(bins: np.ndarray, token_ids: np.ndarray, per_bin: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     width = int(token_ids.max()) + 1
-    keys, counts = np.unique(bins * width + token_ids, return_counts=True)
-    bins, token_ids = keys // width, keys % width
+    spans = (slice(start, start + PART_ENTRIES) for start in range(0, len(values), PART_ENTRIES))
+    keys = (bin_of(values[each], top, n_bins, low) * width + token_ids[each] for each in spans)
+    keys, counts = _counted(keys)
+    return TokenHistogram(*_commonest(keys // width, keys % width, counts, per_bin), edges)
+
+
+def _counted(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The different numbers in all parts, ascending, and how often each is there."""
+    keys, counts = (
+        np.concatenate(each) for each in zip(*(np.unique(p, return_counts=True) for p in parts), strict=True)
+    )
+    found, which = np.unique(keys, return_inverse=True)
+    return found, np.bincount(which, counts, len(found)).astype(np.int64)
+
+
+def _commonest(
+    bins: np.ndarray, token_ids: np.ndarray, counts: np.ndarray, per_bin: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     order = np.lexsort((token_ids, -counts, bins))
     bins, token_ids, counts = bins[order], token_ids[order], counts[order]
     # Beyond the commonest ones of its bin, every token is counted on the bin's row for the rest.

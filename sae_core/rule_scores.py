@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 
@@ -11,7 +13,8 @@ from sae_core.autointerp.fragments import Selection, select
 from sae_core.autointerp.score import Score, scores_by_scheme
 from sae_core.code_index import FeatureCodes, above_zero
 from sae_core.contexts import TokenText
-from sae_core.rules import Rule, View, best_rule, in_contexts
+from sae_core.rule_views import View
+from sae_core.rules import Fitting, Rule, best_rule, in_contexts
 from sae_core.schemas import SCORE_MIN_FRAGMENTS
 
 SILENT = "Never active on this text."
@@ -47,13 +50,37 @@ class Halves:
         """
         if not len(found.codes):
             return ScoredRule(None, {}, SILENT)
-        fit_half, score_half = (in_contexts(found, each, self.text.context) for each in (self.fitting, ~self.fitting))
-        chosen = select(score_half, self.pool, self.text, self.seed, self.setting)
-        n_fitting = np.count_nonzero(np.diff(fit_half.positions // self.text.window, prepend=-1))
-        if chosen is None or n_fitting < SCORE_MIN_FRAGMENTS:
+        chosen = select(self._scored(found), self.pool, self.text, self.seed, self.setting)
+        if chosen is None or not self._fits(found):
             return ScoredRule(None, {}, RARE.format(SCORE_MIN_FRAGMENTS))
-        rule = best_rule(self.views, above_zero(fit_half), int(self.fitting.sum()) * self.text.context)
+        parts = map(above_zero, self._fit_half(found))
+        rule = best_rule(self.views, Fitting.of(self.views, parts, int(self.fitting.sum()) * self.text.context))
         return ScoredRule(rule, self.score(rule, chosen)) if rule else ScoredRule(None, {}, CONSTANT)
+
+    def _fit_half(self, found: FeatureCodes) -> Iterator[FeatureCodes]:
+        return (in_contexts(part, self.fitting, self.text.context) for part in found.parts(self.text.window))
+
+    def _fits(self, found: FeatureCodes) -> bool:
+        """Whether it is active in enough windows of the fitting half."""
+        windows = (half.windows(self.text.window) for half in self._fit_half(found))
+        return any(n >= SCORE_MIN_FRAGMENTS for n in accumulate(map(len, windows)))
+
+    def _scored(self, found: FeatureCodes) -> FeatureCodes:
+        """Its entries in the windows that fragments to score come from: the pool's, outside the fitting contexts."""
+        parts = [self._scored_part(in_contexts(part, ~self.fitting, self.text.context)) for part in found.parts()]
+        positions, codes = (np.concatenate(each) for each in zip(*((p.positions, p.codes) for p in parts), strict=True))
+        return FeatureCodes(found.feature, positions, codes)
+
+    def _scored_part(self, half: FeatureCodes) -> FeatureCodes:
+        if len(self.pool) == self.text.n_windows:
+            return half
+        return half.part(self._in_pool[half.positions // self.text.window])
+
+    @cached_property
+    def _in_pool(self) -> np.ndarray:
+        found = np.zeros(self.text.n_windows, bool)
+        found[self.pool] = True
+        return found
 
     def score(self, rule: Rule, chosen: Selection) -> dict[str, Score | None]:
         """Correlation of what the rule predicts with the true codes, for each scheme."""

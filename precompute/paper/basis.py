@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,9 @@ import torch
 
 from precompute.common import bar, load_entry, load_model
 from precompute.features import histogram_table
-from precompute.harvest import Entries, HarvestArgs, harvest
+from precompute.harvest import HarvestArgs, write_shard
 from precompute.paper.states import summary
+from sae_core.code_index import CodeIndex
 from sae_core.contexts import TokenText
 from sae_core.dictionaries import Dictionary
 from sae_core.errors import InputError
@@ -25,7 +27,6 @@ from sae_core.table_making import table_text, token_names
 STEP = "basis"
 TABLE = "basis_histograms"
 LANDMARKS = "landmarks.json"
-CONTEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,12 @@ def run(store: RunStore, args: Args) -> None:
         for id, features in waiting.items()
     }
     sides = {id: coordinate_dictionary(store.dictionary(id).spec.site, model, found) for id, found in nearest.items()}
-    values = coordinate_values(model, sides, text, args.batch)
+    store.clear_scratch(STEP)
+    indexes = coordinate_codes(model, sides, text, args.batch, store.scratch(STEP))
     for id, features in waiting.items():
-        store.write_table(TABLE, basis_rows(nearest[id], values[id], text, names), id, _provenance(store, id, features))
+        frame = basis_rows(nearest[id], indexes[id], text, names)
+        store.write_table(TABLE, frame, id, _provenance(store, id, features))
+    store.clear_scratch(STEP)
 
 
 def state(store: RunStore) -> str:
@@ -91,7 +95,7 @@ def nearest_coordinates(directions: torch.Tensor, features: list[int]) -> list[N
 
 def coordinate_dictionary(site: Site, model: LanguageModel, nearest: list[Nearest]) -> Dictionary:
     """A dictionary whose feature i is that side of coordinate i which the feature's component is on."""
-    rows = torch.zeros(len(nearest), site.width(model.d_model))
+    rows = torch.zeros(len(nearest), model.width(site))
     for row, found in zip(rows, nearest, strict=True):
         row[found.coordinate] = float(np.sign(found.component))
     return Dictionary(site, rows.T.contiguous(), torch.zeros(len(rows)), rows, torch.zeros(rows.shape[1])).to(
@@ -99,26 +103,28 @@ def coordinate_dictionary(site: Site, model: LanguageModel, nearest: list[Neares
     )
 
 
-def coordinate_values(
-    model: LanguageModel, sides: dict[str, Dictionary], text: TokenText, batch: int
-) -> dict[str, Entries]:
-    """Token, side and value wherever it is above 0, of all dictionaries in one pass over the table tokens."""
-    contexts = text.token_ids.reshape(-1, text.context)
-    found: dict[str, list[Entries]] = {id: [] for id in sides}
-    for start in bar(range(0, len(contexts), CONTEXTS_AT_ONCE), "residual coordinates", unit="block"):
-        part = contexts[start : start + CONTEXTS_AT_ONCE]
-        for id, (tokens, side, values) in harvest(model, sides, part, batch, text.first).items():
-            found[id].append((tokens + start * text.context, side, values))
-    return {id: tuple(np.concatenate(column) for column in zip(*parts, strict=True)) for id, parts in found.items()}
+def coordinate_codes(
+    model: LanguageModel, sides: dict[str, Dictionary], text: TokenText, batch: int, folder: Path
+) -> dict[str, CodeIndex]:
+    """Where each side is above 0 and its value there, of all dictionaries in one pass over the table tokens.
+
+    The indexes lie in a fresh `folder`: a side is active on about half of the tokens, too many to be kept in memory.
+    """
+    indexes = {
+        id: CodeIndex(folder / id, side.n_features, len(text.token_ids), text.context) for id, side in sides.items()
+    }
+    for index in indexes.values():
+        index.folder.mkdir()
+    for shard in bar(range(next(iter(indexes.values())).n_shards), "residual coordinates", unit="shard"):
+        write_shard(model, sides, indexes, shard, text, batch)
+    return indexes
 
 
-def basis_rows(nearest: list[Nearest], values: Entries, text: TokenText, names: np.ndarray) -> pd.DataFrame:
-    """Rows of `basis_histograms` of the features of one dictionary."""
-    tokens, side, value = values
+def basis_rows(nearest: list[Nearest], sides: CodeIndex, text: TokenText, names: np.ndarray) -> pd.DataFrame:
+    """Rows of `basis_histograms` of the features of one dictionary; feature i of `sides` is that of nearest[i]."""
     frames = []
-    for i, found in enumerate(nearest):
-        here = side == i
-        histogram = token_histogram(value[here], text.token_ids[tokens[here]])
+    for found, side in zip(nearest, sides.features(), strict=True):
+        histogram = token_histogram(side.codes, text.token_ids[side.positions])
         frame = histogram_table(found.feature, histogram, names).to_pandas()
         frames.append(frame.assign(coordinate=found.coordinate, component=found.component))
     return pd.concat(frames, ignore_index=True)

@@ -25,7 +25,8 @@ from sae_core.code_index import CodeIndex, FeatureCodes
 from sae_core.errors import SpecError
 from sae_core.feature_selection import ALL, parse
 from sae_core.rule_scores import CONSTANT, Halves, ScoredRule
-from sae_core.rules import fitting_contexts, views
+from sae_core.rule_views import views
+from sae_core.rules import fitting_contexts
 from sae_core.store import DictionaryEntry, Provenance, RunStore
 from sae_core.table_making import table_text, token_names
 
@@ -65,6 +66,7 @@ def run(store: RunStore, args: Args) -> None:
             scorer.write(entry, indexes[entry.id])
             make_sides(store, entry, indexes[entry.id])
             drop_codes(store, [entry])
+    store.clear_scratch(STEP)
 
 
 def state(store: RunStore) -> str:
@@ -79,7 +81,7 @@ class Scorer:
         self.store, self.args, self.setting = store, args, args.setting
         self.text = table_text(store)
         self.fitting = fitting_contexts(len(self.text.token_ids) // self.text.context)
-        self.views = views(self.text, list(token_names(store)[:-1]), self.fitting)
+        self.views = views(self.text, list(token_names(store)[:-1]), self.fitting, store.scratch(STEP))
 
     def write(self, entry: DictionaryEntry, index: CodeIndex) -> None:
         """Add the rows of one dictionary that are asked for and missing."""

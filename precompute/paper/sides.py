@@ -35,13 +35,13 @@ def published(entry: DictionaryEntry, index: CodeIndex) -> Iterator[FeatureCodes
     n, d = n_as_published(entry.spec.kind, entry.n_features), entry.n_features // 2
     if entry.spec.kind not in SIGNED_KINDS:
         return index.features(0, n)
-    return map(signed, index.features(0, n), index.features(d, d + n))
+    return (signed(a, b, index.room) for a, b in zip(index.features(0, n), index.features(d, d + n), strict=True))
 
 
 def third_moment(found: FeatureCodes, n_tokens: int) -> float:
     """Mean cube of the code over n_tokens tokens."""
-    codes = found.codes.astype(np.float64)
-    return float(np.square(codes) @ codes) / n_tokens
+    parts = (part.codes.astype(np.float64) for part in found.parts())
+    return sum(float(np.square(codes) @ codes) for codes in parts) / n_tokens
 
 
 def _provenance(store: RunStore, entry: DictionaryEntry) -> Provenance:

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from precompute.contexts import context_table
 from precompute.effects import block_tables
 from precompute.features import FeatureTables
 from precompute.harvest import harvest
 from sae_core.code_index import CodeIndex
+from sae_core.context_rows import context_table
 from sae_core.contexts import TokenText
 from sae_core.dictionaries import Dictionary
 from sae_core.effect_rows import EffectRows
@@ -43,7 +43,10 @@ def main() -> None:
         name, dictionary = f"L{LAYER}", dictionaries[f"L{LAYER}"]
         index = CodeIndex(Path(folder), N_FEATURES, len(text.token_ids), CONTEXT)
         for shard in index.missing():
-            index.write(shard, *harvest(model, {name: dictionary}, tokens[shard * 256 :][:256], BATCH)[name])
+            writer = index.writer(shard)
+            for _, found in harvest(model, {name: dictionary}, tokens[shard * 256 :][:256], BATCH):
+                writer.add(*found)
+            writer.close()
         names = np.array([*model.token_strings(), "all others"], object)
         bench_features(index, text, names)
         bench_effects(EffectRows(model, dictionary, text, names, seed=0), index)
@@ -55,7 +58,7 @@ def bench_harvest(model: LanguageModel, dictionaries: dict[str, Dictionary], tok
     ids = torch.from_numpy(tokens.astype(np.int64))
     times = seconds(
         {
-            "harvest": lambda: harvest(model, dictionaries, tokens, BATCH),
+            "harvest": lambda: list(harvest(model, dictionaries, tokens, BATCH)),
             "floor": lambda: model.prefix(ids, model.n_layers - 1),
         },
         rounds=5,

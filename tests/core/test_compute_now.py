@@ -1,4 +1,4 @@
-"""Effects and edges computed now hold the rows of the steps, and read no more text than they must."""
+"""Contexts, effects and edges computed now hold the rows of the steps, and read no more text than they must."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from precompute import edges, effects, features
+from precompute import contexts, edges, effects, features
 from precompute.common import load_entry, load_model
 from sae_core import compute_now
-from sae_core.compute_now import edges_now, effects_now, find_windows
+from sae_core.compute_now import STRONG, contexts_now, edges_now, effects_now, find_windows
 from sae_core.errors import CorpusError
+from sae_core.rounding import round_column
 from sae_core.sampling import window_priorities
-from sae_core.schemas import EFFECT_WINDOWS
+from sae_core.schemas import EFFECT_WINDOWS, TABLES
 from sae_core.store import RunStore
 from sae_core.table_making import MAKES, add_rows, made, parent_of, table_text
 from tests.precompute.tiny_run import BATCH, CONTEXT, WINDOW, dense_codes, tiny_run
@@ -26,7 +27,7 @@ N_CONTEXTS = 80
 def whole(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     """A run with the tables of the steps and without left-over codes."""
     store = tiny_run(tmp_path_factory.mktemp("now") / "run", n_contexts=N_CONTEXTS, density=0.15)
-    for step in (features, effects, edges):
+    for step in (features, contexts, effects, edges):
         step.run(store, step.Args(device="cpu", batch=BATCH))
     store.clear_scratch("codes")
     return store
@@ -41,6 +42,15 @@ def now(store: RunStore, id: str, feature: int) -> dict:
     return rows
 
 
+def contexts_of(store: RunStore, id: str, feature: int) -> pd.DataFrame:
+    entry, told = store.dictionary(id), []
+    rows = contexts_now(store, entry, load_model(store, "cpu"), load_entry(store, entry), feature, told.append)
+    assert told[-1] == 1.0 and all(0 <= share <= 1 for share in told) and list(rows) == ["contexts"]
+    table, place = rows["contexts"], TABLES["contexts"].column_names.index("active_values")
+    rounded = round_column(table.column(place), TABLES["contexts"].columns[place].bits)  # as a table is stored
+    return table.set_column(place, table.schema.field(place), rounded).to_pandas()
+
+
 def edges_of(store: RunStore, id: str, some: list[int]) -> dict:
     entry = store.dictionary(id)
     parent, child = (load_entry(store, each) for each in (parent_of(store, entry), entry))
@@ -52,6 +62,28 @@ def assert_rows(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     by = [name for name in ("population", "bin", "token_id", "parent") if name in found]
     found, expected = (frame.sort_values(by, ignore_index=True) for frame in (found, expected))
     pd.testing.assert_frame_equal(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("dictionary", [0, 2])
+@pytest.mark.parametrize("feature", [0, 1, 30])
+def test_contexts_are_the_rows_of_the_step(
+    whole: RunStore, dictionary: int, feature: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute_now, "BATCH", BATCH)  # as the step: another one can change the last bit of a code
+    id = whole.main_dictionaries[dictionary].id
+    found, expected = contexts_of(whole, id, feature), whole.read("contexts", id, key=feature)
+    assert len(expected) > (5 if feature != 1 else 4)  # a dead feature has its silent windows
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+
+def test_contexts_of_codes_left_by_a_step_need_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tiny_run(tmp_path / "run", n_contexts=40, density=0.2)
+    features.run(store, features.Args(device="cpu", batch=BATCH))
+    id, given = store.headline(1).id, {"device": "cpu", "batch": BATCH, "features": "7"}
+    monkeypatch.setattr(compute_now, "codes_of", lambda *_: pytest.fail("the codes are there"))
+    found = contexts_of(store, id, 7)
+    contexts.run(store, contexts.Args(**given))
+    pd.testing.assert_frame_equal(found, store.read("contexts", id, key=7), check_exact=True)
 
 
 @pytest.mark.parametrize("dictionary", [0, 1, 2])
@@ -77,8 +109,8 @@ def test_codes_left_by_a_step_are_read_instead_of_the_text(tmp_path: Path, monke
     store = tiny_run(tmp_path / "run", n_contexts=40, density=0.2)
     features.run(store, features.Args(device="cpu", batch=BATCH))
     entry = store.headline(1)
-    from_text = compute_now.strong_codes(
-        load_model(store, "cpu"), load_entry(store, entry), table_text(store), [7], print
+    from_text = compute_now.text_codes(
+        load_model(store, "cpu"), load_entry(store, entry), table_text(store), [7], print, STRONG
     )
     monkeypatch.setattr(compute_now, "codes_of", lambda *_: pytest.fail("the codes are there"))
     tables = {**now(store, entry.id, 7), **edges_of(store, entry.id, [7])}
@@ -135,3 +167,5 @@ def test_without_the_windows_it_says_so(tmp_path: Path) -> None:
     (store.folder / "corpus" / "corpus.json").unlink()
     with pytest.raises(CorpusError, match="precompute corpus"):
         effects_now(store, entry, model, dictionary, 0, lambda share: None)
+    with pytest.raises(CorpusError, match="precompute corpus"):
+        contexts_now(store, entry, model, dictionary, 0, lambda share: None)

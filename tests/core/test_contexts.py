@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sae_core import code_index, contexts
 from sae_core.code_index import FeatureCodes
 from sae_core.contexts import (
     REPEAT_TOKENS,
@@ -131,3 +132,27 @@ def test_active_spans_are_the_entries_of_each_window(text: TokenText) -> None:
     for window, start, stop in zip(windows, starts, stops, strict=True):
         inside = found.positions[(found.positions // WINDOW) == window]
         assert found.positions[start:stop].tolist() == inside.tolist()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.6])
+def test_bands_chosen_in_parts_are_those_chosen_at_once(
+    text: TokenText, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = codes_of(text, share)
+    whole, peaks = all_bands(found, text), window_peaks(found, WINDOW)
+    for module in (code_index, contexts):
+        monkeypatch.setattr(module, "PART_ENTRIES", 100)
+    parts = all_bands(found, text)
+    assert list(parts) == list(whole) and window_peaks(found, WINDOW).tolist() == peaks.tolist()
+    assert all(parts[name].positions.tolist() == whole[name].positions.tolist() for name in whole)
+
+
+def test_extra_rows_are_drawn_among_all_entries_of_the_token(text: TokenText) -> None:
+    """A token that is rare in its bin yet listed: over many seeds each of its entries there is drawn."""
+    tokens = np.zeros_like(text.token_ids)
+    rare = np.arange(8) * 3 * CONTEXT + 17
+    tokens[rare] = 7
+    found = FeatureCodes(0, np.arange(len(tokens)), np.full(len(tokens), 2.0, np.float32))
+    text = TokenText(tokens, CONTEXT, WINDOW)
+    drawn = [set(all_bands(found, text, seed)["bin9"].positions.tolist()) & set(rare.tolist()) for seed in range(60)]
+    assert all(drawn) and set().union(*drawn) == set(rare.tolist())

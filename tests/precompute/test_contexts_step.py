@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from precompute import contexts
-from precompute.contexts import Args, runs
+from precompute.contexts import Args
+from sae_core.context_rows import runs
 from sae_core.corpus import load_windows
 from sae_core.histograms import bin_of, token_histogram
 from sae_core.store import RunStore

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from precompute import contexts, edges, effects, features, harvest, neighbours
-from sae_core import code_index, edge_rows, removal
+from sae_core import code_index, context_rows, edge_rows, removal
 from sae_core.store import RunStore
 from sae_core.table_making import MAKES
 from tests.precompute.tiny_run import BATCH, CONTEXT, tiny_run
@@ -72,7 +72,7 @@ def assert_equal_tables(step: ModuleType, found: RunStore, expected: RunStore) -
     [
         (features, harvest, "harvest", 3, 2),
         (features, features, "histogram_table", 40, None),
-        (contexts, contexts, "context_table", 40, None),
+        (contexts, context_rows, "context_table", 40, None),
         (effects, removal, "read_windows", 7, None),
         (edges, edge_rows, "edges", 3, 2),
         (neighbours, neighbours, "cofiring", 2, 2),
