@@ -70,7 +70,7 @@ def train_twin(store: RunStore, entry: DictionaryEntry, args: Args) -> Dictionar
     settings = {name: value for name, value in metadata["train"].items() if name in names} | {"seed": seed}
     sparsity = {"alphas": (spec.alpha,)} if spec.k is None else {"ks": (spec.k,)}
     place = {"layers": str(spec.site.layer), "sites": spec.site.name, "kind": spec.kind, "ratio": spec.ratio}
-    run_settings = {"precision": metadata["precision"], "device": args.device, "batch": args.batch}
+    run_settings = {"precision": "auto", "device": args.device, "batch": args.batch}
     variant = VARIANT.format(seed)
     train.run(store, train.Args(**settings, **sparsity, **place, **run_settings, variant=variant))
     return store.dictionary(replace(spec, variant=variant).id)
