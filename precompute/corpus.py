@@ -32,7 +32,7 @@ class Args:
     model: str
     """pythia-70m-deduped and its sisters, a hub id such as EleutherAI/pythia-70m@step143000, or a folder"""
     corpus: str
-    """text:FILES, hub:DATASET[@revision][:split[:column]] or miniature"""
+    """text:FILES, hub:DATASET[@revision][:split[:column[:config]]] or miniature"""
     revision: str | None = None
     """branch, tag or commit of a hub model, as after the @"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -132,7 +132,7 @@ def model_facts(store: RunStore, model: LanguageModel) -> dict[str, Any]:
     `commit` is the one that the revision of a hub model named; later steps load exactly that.
     """
     shipped = (store.folder / "model" / "config.json").exists()
-    sizes = {n: getattr(model, n) for n in ("d_model", "n_layers", "n_heads", "n_ctx", "d_vocab", "n_tokens")}
+    sizes = {n: getattr(model, n) for n in ("d_model", "d_mlp", "n_layers", "n_heads", "n_ctx", "d_vocab", "n_tokens")}
     loaded = {"dtype": str(model.dtype).removeprefix("torch."), "device": model.device.type}
     spec = store.manifest.spec.model
     origin = {"revision": spec.revision, "commit": model.commit}

@@ -38,7 +38,7 @@ def site_activations(
     """Activations [n, t, width] of each site on contexts ids [n, t], as files that are removed afterwards."""
     folder = store.scratch(scratch)
     try:
-        shapes = {site: (*ids.shape, site.width(model.d_model)) for site in sites}
+        shapes = {site: (*ids.shape, model.width(site)) for site in sites}
         with storage_errors(folder):
             files = {site: _array(folder / f"{i}.npy", shapes[site]) for i, site in enumerate(sites)}
         for start in bar(range(0, len(ids), CONTEXTS_AT_ONCE), "activations of held-out contexts", unit="batch"):

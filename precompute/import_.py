@@ -66,7 +66,7 @@ class Args(corpus.Args):
     """to start the run: pythia-70m-deduped and its sisters, a hub id such as EleutherAI/pythia-70m@step143000, or a
     folder"""
     corpus: str = ""
-    """to start the run: text:FILES, hub:DATASET[@revision][:split[:column]] or miniature"""
+    """to start the run: text:FILES, hub:DATASET[@revision][:split[:column[:config]]] or miniature"""
     train_tokens: int = 0
     """tokens kept beyond those of the tables, to train other dictionaries on later"""
 
@@ -179,11 +179,11 @@ def _placed(found: Foreign, model: LanguageModel, args: Args) -> tuple[Dictionar
     if not hook:
         wanted = f"a hook in the files or the name of {found.file}"
         raise DictionaryError(wanted, "none", "Name it: --hook blocks.3.hook_resid_post")
-    site, note = site_of(hook, args.space or found.space)
+    site, note = site_of(hook, args.space or found.space, model.parts.positions is not None)
     model.check_edit(site)
     dictionary = found.dictionary(site)
-    if dictionary.width != site.width(model.d_model):
-        wanted = f"a dictionary of width {site.width(model.d_model)} for {site.hook} of {model.name}"
+    if dictionary.width != model.width(site):
+        wanted = f"a dictionary of width {model.width(site)} for {site.hook} of {model.name}"
         raise DictionaryError(wanted, f"width {dictionary.width} in {found.file}", "Use one trained on this model")
     return dictionary.to(model.device), [note] if note else []
 

@@ -15,6 +15,7 @@ from sae_core.errors import DictionaryError, InputError
 from sae_core.imported_labels import LONGEST_TEXT, ImportedLabel, ImportedLabels
 from sae_core.interop.labels_files import FORMATS, FileLabel, Problem, at, place_of, read_labels
 from sae_core.interop.neuronpedia import model_id, source_id
+from sae_core.specs import Site
 from sae_core.store import DictionaryEntry, RunStore
 
 PROBLEMS_SHOWN = 20
@@ -110,7 +111,7 @@ class Chooser:
             )
             return chosen[0], f"by layer and site only{other}: make sure that it is the same dictionary"
         what = f"{len(here)} dictionaries" if here else "no dictionary"
-        return None, f"{what} at {place[1]} of layer {place[0]}: name its dictionary with --map"
+        return None, f"{what} at {Site(*place).words}: name its dictionary with --map"
 
 
 def _neuronpedia_id(store: RunStore, entry: DictionaryEntry) -> str:

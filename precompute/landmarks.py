@@ -96,9 +96,9 @@ def run(args: Args) -> None:
     store.write_text("landmarks.json", json.dumps(found, indent=1, ensure_ascii=False))
 
 
-def landmark(title: str, dictionary: str, feature: int, why: str) -> dict:
-    """An entry of landmarks.json."""
-    return {"title": title, "dictionary": dictionary, "feature": int(feature), "why": why}
+def landmark(key: str, title: str, dictionary: str, feature: int, why: str) -> dict:
+    """An entry of landmarks.json. key: what it is a landmark of, by which programs know it; titles are for readers."""
+    return {"key": key, "title": title, "dictionary": dictionary, "feature": int(feature), "why": why}
 
 
 # ---- known factors of held-out tokens
@@ -147,6 +147,7 @@ def apostrophe(store: RunStore, dictionaries: dict[str, Dictionary], tokens: Hel
     # Detectors that lower `s`, best first; where none does, the best detector.
     best, change = min(found, key=lambda item: (item[0].f1 * min(item[1], 0.0), -item[0].f1))
     return landmark(
+        "apostrophe",
         "Apostrophes, and the s that follows",
         best.dictionary,
         best.feature,
@@ -169,6 +170,7 @@ def condition(dictionaries: dict[str, Dictionary], tokens: HeldOut) -> dict:
     chosen = dictionaries[best.dictionary]
     in_prose = score_detectors(chosen, [best.rule], tokens.batches(chosen.site, prose, slice(None)), 0)[0].recall
     return landmark(
+        "if_in_code",
         "`if` in code, not in prose",
         best.dictionary,
         best.feature,
@@ -186,16 +188,16 @@ def family(dictionaries: dict[str, Dictionary], tokens: HeldOut) -> dict:
         for best in detectors(dictionaries, tokens, labels == name)
     ]
     name, best = max(found, key=lambda item: item[1].f1)
-    return landmark(f"The word family {name}", best.dictionary, best.feature, f"Words of the family {name}: {best}.")
+    title, why = f"The word family {name}", f"Words of the family {name}: {best}."
+    return landmark("word_family", title, best.dictionary, best.feature, why)
 
 
 def receiver(dictionaries: dict[str, Dictionary], tokens: HeldOut) -> dict:
     """The best detector of names that receive something: indirect objects, whoever it is."""
     wanted = tokens.labels["name_role"] == "receiver"
     best = max(detectors(dictionaries, tokens, wanted), key=lambda d: d.f1)
-    return landmark(
-        "Whoever receives something", best.dictionary, best.feature, f"Names of indirect objects, whichever: {best}."
-    )
+    why = f"Names of indirect objects, whichever: {best}."
+    return landmark("receiver", "Whoever receives something", best.dictionary, best.feature, why)
 
 
 # ---- what a feature writes
@@ -208,6 +210,7 @@ def closer(store: RunStore, entries: list[DictionaryEntry]) -> dict:
     edges = store.read("causal_edges", best.dictionary, key=int(best.feature))
     strongest = edges[edges["parent"] >= 0].sort_values("relative_drop", ascending=False).iloc[0]
     return landmark(
+        "closing_bracket",
         "A direction that writes closing brackets",
         best.dictionary,
         best.feature,
@@ -263,6 +266,7 @@ def name_carrier(store: RunStore, model: LanguageModel, dictionaries: dict[str, 
     if best.f1 < 0.5 or best.change > -0.1:
         return role_carrier(store, model, dictionaries, prompts, best)
     return landmark(
+        "name",
         f"A name on its way: {best.name}",
         best.dictionary,
         best.feature,
@@ -285,12 +289,13 @@ def role_carrier(
     change = {key: torch.zeros(dictionary.n_features) for key, dictionary in dictionaries.items()}
     for prompt in (some := prompts.groupby("name").head(ROLE_PROMPTS_PER_NAME)).to_dict("records"):
         for key, dictionary in dictionaries.items():
-            change[key] += _preference_change(model, dictionary, prompt)
+            change[key] += _preference_change(model, dictionary, prompt, store.manifest.spec.first)
     for key, total in change.items():
         total[dense(store, key)] = 0.0
     key = min(change, key=lambda key: change[key].min())
     feature = int(change[key].argmin())
     return landmark(
+        "indirect_object",
         "What the indirect object hangs on (no feature carries a single name)",
         key,
         feature,
@@ -301,9 +306,9 @@ def role_carrier(
     )
 
 
-def _preference_change(model: LanguageModel, dictionary: Dictionary, prompt: dict) -> torch.Tensor:
+def _preference_change(model: LanguageModel, dictionary: Dictionary, prompt: dict, first: int) -> torch.Tensor:
     """Change of log P(indirect object) - log P(subject) at the last token by removing each feature; [F]."""
-    clean = clean_run(model, dictionary, prompt["ids"])
+    clean = clean_run(model, dictionary, prompt["ids"], first)
     active = clean.codes.ne(0).any(0).nonzero().flatten().tolist()
     edits = [[FeatureEdit(feature)] for feature in active]
     change = torch.zeros(dictionary.n_features)

@@ -76,7 +76,7 @@ def _measure_layer(store: RunStore, model: LanguageModel, entries: Sequence[Dict
     tokens = load_windows(store.folder, "held_out").tokens
     batches = list(held_out_batches(tokens, args.metric_tokens, model.d_vocab, args.batch, model.device))
     dictionaries = [load_entry(store, entry, model.device) for entry in entries]
-    what = f"metrics of layer {entries[0].spec.site.layer} ({len(entries)} dictionaries)"
+    what = f"metrics of {entries[0].spec.site.where} ({len(entries)} dictionaries)"
     found = measure(model, dictionaries, bar(batches, what), store.manifest.spec.first)
     for entry, metrics in zip(entries, found, strict=True):
         frame = pd.DataFrame([row(entry, metrics, read_metadata(store.dictionary_folder(entry.id)))])

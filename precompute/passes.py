@@ -114,7 +114,7 @@ def _ensembles(
         groups.setdefault((spec.site, spec.kind, spec.ratio), []).append(spec)
     return [
         ensemble_class(kind)(
-            group, site.width(model.d_model), train_spec(settings, kind, tokens), model.device, settings.precision
+            group, model.width(site), train_spec(settings, kind, tokens), model.device, settings.precision
         )
         for (site, kind, _), group in groups.items()
     ]

@@ -20,7 +20,7 @@ class Args:
     model: str
     """pythia-70m-deduped and its sisters, a hub id such as EleutherAI/pythia-70m@step143000, or a folder"""
     corpus: str
-    """text:FILES, hub:DATASET[@revision][:split[:column]] or miniature"""
+    """text:FILES, hub:DATASET[@revision][:split[:column[:config]]] or miniature"""
     revision: str | None = None
     """branch, tag or commit of a hub model, as after the @"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -36,7 +36,7 @@ class Args:
     layers: str = "all"
     """layers that get a dictionary: all, 0-5 or 0,2,4"""
     sites: str = "resid_post"
-    """sites that get dictionaries, separated by commas: resid_post, mlp_post, mlp_out, attn_out"""
+    """sites that get dictionaries, separated by commas: resid_post, mlp_post, mlp_out, attn_out, embed"""
     space: Literal["raw", "centred"] = "raw"
     """activations as they are, or with the mean over d removed"""
     kind: str = "tied"

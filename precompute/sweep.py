@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from precompute import metrics
 from precompute.passes import Settings
@@ -20,7 +21,9 @@ class Args(Settings):
     layers: str = "all"
     """layers: all, 0-5 or 0,2,4"""
     sites: str = "resid_post"
-    """sites, separated by commas: resid_post, mlp_post, mlp_out, attn_out"""
+    """sites, separated by commas: resid_post, mlp_post, mlp_out, attn_out, embed"""
+    space: Literal["raw", "centred"] = "raw"
+    """activations as they are, or with the mean over d removed: only where a model ignores that mean"""
     kinds: str = "tied"
     """kinds, separated by commas: tied, untied, frozen, batchtopk, jumprelu"""
     ratios: tuple[float, ...] = (1, 2, 4, 8)
@@ -37,9 +40,8 @@ def run(args: Args) -> None:
     """Train and measure what is missing. Raises SpecError for settings out of range."""
     store = RunStore.open(args.run)
     kinds = [kind.strip() for kind in args.kinds.split(",")]
-    wanted = grid(
-        store, args.layers, args.sites, kinds=kinds, ratios=args.ratios, alphas=args.alphas, ks=args.ks
-    )  # fmt: skip
+    sizes = {"kinds": kinds, "ratios": args.ratios, "space": args.space}
+    wanted = grid(store, args.layers, args.sites, alphas=args.alphas, ks=args.ks, **sizes)
     train_missing(store, wanted, args.lengths, args)
     held_out = store.manifest.spec.metric_tokens
     metrics.run(store, metrics.Args(metric_tokens=held_out, device=args.device, batch=args.batch))

@@ -24,7 +24,7 @@ class Args(Settings):
     layers: str = "all"
     """layers: all, 0-5 or 0,2,4"""
     sites: str = "resid_post"
-    """sites, separated by commas: resid_post, mlp_post, mlp_out, attn_out"""
+    """sites, separated by commas: resid_post, mlp_post, mlp_out, attn_out, embed (what enters layer 0; in no layer)"""
     space: Literal["raw", "centred"] = "raw"
     """activations as they are, or with the mean over d removed: only where a model ignores that mean"""
     kind: str = "tied"
@@ -80,10 +80,10 @@ def grid(
     _check_grid(ratios, alphas, ks)
     n_layers = store.manifest.model["n_layers"]
     numbers = range(n_layers) if layers == "all" else parse_layers(layers, n_layers)
-    places = [Site(layer, name.strip(), space) for layer, name in product(numbers, sites.split(","))]
+    places = [site for name in sites.split(",") for site in Site.each(numbers, name.strip(), space)]
     found = [
         DictionarySpec(site, kind, ratio, **sparsity, variant=variant)
-        for site, kind, ratio in product(places, kinds, ratios)
+        for site, kind, ratio in product(sorted(places, key=lambda site: site.layer), kinds, ratios)
         for sparsity in _sparsities(kind, alphas, ks)
     ]
     if len({spec.id for spec in found}) < len(found):

@@ -26,8 +26,10 @@ FLOAT_BYTES = 4
 class HasSites(Protocol):
     """What a stream needs of a LanguageModel."""
 
-    d_model: int
     device: torch.device
+
+    def width(self, site: Site) -> int:
+        """Number of coordinates at a site."""
 
     def sites(self, ids: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """Activations [b, t, width] at each site for ids [b, t]."""
@@ -97,7 +99,7 @@ class ActivationStream:
 
     @cached_property
     def _contexts_in_block(self) -> int:
-        group, width = self._group, sum(site.width(self.model.d_model) for site in self.sites)
+        group, width = self._group, sum(map(self.model.width, self.sites))
         fitting = self.buffer_bytes // (FLOAT_BYTES * width * self._context)
         return min(max(group, fitting // group * group), self._usable_contexts)
 
@@ -116,7 +118,7 @@ class ActivationStream:
     # ---- one block
 
     def _buffer(self, site: Site) -> Tensor:
-        shape = self._contexts_in_block * self._used, site.width(self.model.d_model)
+        shape = self._contexts_in_block * self._used, self.model.width(site)
         return torch.empty(shape, dtype=torch.float32, device=self.model.device)
 
     def _block_contexts(self, epoch: int, block: int) -> np.ndarray:

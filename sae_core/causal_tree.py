@@ -272,20 +272,22 @@ def live_tree(
     depth: int = 3,
     branching: int = 3,
     threshold: float = 0.01,
+    first: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The causal tree of `root` (dictionary id, feature) on one sentence, target token at `position`.
 
-    dictionaries: one of resid_post for each layer, by id. Returns `tree_growth.grow`'s nodes and links, with one
-    context and a standard error of 0. Raises InputError if the root is silent at that token.
+    dictionaries: one of resid_post for each layer, by id. No feature counts before position `first`. Returns
+    `tree_growth.grow`'s nodes and links, with one context and a standard error of 0. Raises InputError if the root is
+    silent at that token.
     """
-    if not 0 <= position < len(ids):
-        raise InputError(f"a position from 0 to {len(ids) - 1}", str(position), "Choose a token of the sentence")
+    if not first <= position < len(ids):
+        raise InputError(f"a position from {first} to {len(ids) - 1}", str(position), "Choose a token of the sentence")
     by_layer = {dictionary.site.layer: name for name, dictionary in dictionaries.items()}
     sites = [Site(layer) for layer in by_layer]
     found = model.sites(torch.as_tensor(ids)[None, : position + 1], sites)
     resid = {site.layer: found[site][0] for site in sites}
     _check_active(dictionaries[root[0]], root, resid, position)
-    edges_of = LiveEdges(model, dictionaries, by_layer, resid)
+    edges_of = LiveEdges(model, dictionaries, by_layer, resid, first)
     return tree_growth.grow(edges_of, root, depth, branching, threshold)
 
 
@@ -307,8 +309,10 @@ class LiveEdges:
         dictionaries: Mapping[str, Dictionary],
         by_layer: Mapping[int, str],
         resid: Mapping[int, Tensor],
+        first: int = 0,
     ) -> None:
         self.model, self.dictionaries, self.by_layer, self.resid = model, dictionaries, by_layer, resid
+        self.first = first
         self.targets: dict[str, EditedTarget] = {}
 
     def __call__(self, name: str, feature: int) -> pd.DataFrame:
@@ -330,5 +334,5 @@ class LiveEdges:
         if name not in self.targets:
             parent, child = self.dictionaries[parent_name], self.dictionaries[name]
             layer = parent_layer(self.model, parent, child)
-            self.targets[name] = edited_target(layer, self.resid[parent.site.layer])
+            self.targets[name] = edited_target(layer, self.resid[parent.site.layer], self.first)
         return self.targets[name]

@@ -22,11 +22,11 @@ import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from sae_core.errors import DictionaryError, FeatureError
-from sae_core.specs import Site
+from sae_core.specs import EMBED, Site
 
 WEIGHTS_FILE = "sae_weights.safetensors"
 """Name that SAELens gives to the weights of a dictionary."""
-RESIDUAL_SITES = ("resid_post", "mlp_out", "attn_out")
+RESIDUAL_SITES = ("resid_post", "mlp_out", "attn_out", EMBED)
 """Sites whose directions live in the coordinates of the residual stream, whatever the layer."""
 MATCHED, SPLIT, NEAR, MISSING = "matched", "split", "near", "missing"
 CLASSES = (MATCHED, SPLIT, NEAR, MISSING)

@@ -17,6 +17,7 @@ from sae_core.specs import CorpusSpec
 HELD_OUT_SHARE = 0.1
 TXT_DOCUMENT_CHARS = 4_000
 TXT_LONGEST_CHARS = 16_000
+LONGEST_REASON = 400
 SUFFIXES = (".txt", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
 
 Offsets = list[tuple[int, int]]
@@ -154,7 +155,7 @@ def _hub(spec: CorpusSpec) -> Iterator[TextDocument]:
     with _hub_errors(spec):
         import datasets
 
-        rows = datasets.load_dataset(name, split=spec.split, streaming=True, revision=spec.revision)
+        rows = datasets.load_dataset(name, spec.config, split=spec.split, streaming=True, revision=spec.revision)
         for row in rows:
             yield _row(row, spec.column, name, name)
 
@@ -167,10 +168,12 @@ def _hub_errors(spec: CorpusSpec) -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, ValueError, RuntimeError, httpx2.HTTPError) as error:
-        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        # The second line of what was said lists the configurations there are.
+        said = " ".join([line for line in str(error).splitlines() if line.strip()][:2])
+        reason = f"{type(error).__name__}: {said[:LONGEST_REASON]}"
         fix = (
-            "Check the name, revision, split and network (a gated data set: hf auth login; no datasets: pip install "
-            "datasets), or give local files with text:FILES"
+            "Check the name, revision, split, configuration and network (a gated data set: hf auth login; no datasets: "
+            "pip install datasets), or give local files with text:FILES"
         )
         raise CorpusError(f"the hub data set {spec}", reason, fix) from None
 

@@ -101,7 +101,7 @@ class Explorer:
         """Edit features on a sentence, at all positions: `remove`, `scale`, `set`, `add` (sae_core.intervention)."""
         from sae_core.intervention import FeatureEdit, apply_edits, clean_run
 
-        clean = clean_run(self.model, self.weights(dictionary), self.model.encode(text))
+        clean = clean_run(self.model, self.weights(dictionary), self.model.encode(text), self.store.manifest.spec.first)
         edits = [FeatureEdit(feature, operation, value) for feature in features]
         return Ablation(self, clean.ids.tolist(), apply_edits(self.model, self.weights(dictionary), clean, edits))
 
@@ -113,10 +113,10 @@ class Explorer:
         from sae_core.ioi.ordering import magnitude_order
         from sae_core.ioi.patching import TypedPair, patch_curve, read_pairs
 
-        ids = [self.model.encode(text) for text in (base, target)]
-        patching = read_pairs(self.model, self.weights(dictionary), [TypedPair(*ids)])
+        ids, first = [self.model.encode(text) for text in (base, target)], self.store.manifest.spec.first
+        patching = read_pairs(self.model, self.weights(dictionary), [TypedPair(*ids)], first=first)
         order = patching.features[magnitude_order(patching)].tolist()
-        return patch_curve(self.model, self.weights(dictionary), *ids, order)
+        return patch_curve(self.model, self.weights(dictionary), *ids, order, first)
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,21 @@ from sae_core.dictionaries import Dictionary
 from sae_core.errors import InputError
 from sae_core.intervention import FeatureEdit, edited_delta
 from sae_core.language_model import KeysValues, LanguageModel, in_space
+from sae_core.specs import EMBED
 
 
 @dataclass(frozen=True)
 class Intervention:
-    """Edits of one dictionary. Those with `positions` None act on new tokens too, except `patch`: it has no source."""
+    """Edits of one dictionary. Those with `positions` None act on new tokens too, except `patch`: it has no source.
+
+    No edit changes the sentence before position `first`.
+    """
 
     dictionary: Dictionary
     edits: tuple[FeatureEdit, ...]
     keep_error: bool = True
     patch_codes: Tensor | None = None
+    first: int = 0
 
     def on_new_tokens(self) -> Intervention:
         """The part that acts on tokens after the sentence."""
@@ -64,11 +69,12 @@ def _read(
     """Keys and values of all positions, and the logits [V] after the last of ids [1, t]."""
     keep: dict[int, KeysValues] = {}
     stop = intervention.dictionary.site.layer + 1 if intervention else 0
-    resid, parts = model.embed(ids, past[0][0].shape[2] if past else 0), {}
+    resid = model.embed(ids, past[0][0].shape[2] if past else 0)
+    parts = {EMBED: resid}
     for _, parts in model.walk(resid, 0, stop, past, keep):
         resid = parts["resid_post"]
     if intervention:
-        resid = resid + _change(model, parts, intervention)
+        resid = resid + _change(model, parts, intervention).to(resid.dtype)
     last = model.blocks(resid, stop, model.n_layers, past, keep)
     return keep, model.unembed(last[0, -1])
 
@@ -79,8 +85,9 @@ def _change(model: LanguageModel, parts: dict[str, Tensor], intervention: Interv
     codes = dictionary.encode(x)
     delta = edited_delta(dictionary, codes, intervention.edits, intervention.patch_codes)
     if not intervention.keep_error:
-        delta = delta + dictionary.decode(codes) - x
-    return model.to_resid(delta, site).to(parts["resid_post"].dtype)
+        delta = delta + dictionary.reconstruct(x, codes) - x
+    delta[: intervention.first] = 0
+    return model.to_resid(delta, site)
 
 
 def _choose(logits: Tensor, temperature: float, generator: torch.Generator) -> int:

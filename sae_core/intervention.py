@@ -45,22 +45,27 @@ class FeatureEdit:
 
 @dataclass(frozen=True)
 class CleanRun:
-    """A sentence read without any edit, with all that later edits of it need. t tokens, V vocabulary rows."""
+    """A sentence read without any edit, with all that later edits of it need. t tokens, V vocabulary rows.
+
+    Positions before `first` are read and count nowhere: codes and error are 0 there, and no edit changes them.
+    """
 
     ids: Tensor  # [t]
     site: Site
-    resid: Tensor  # [t, d], resid_post of the site's layer
+    resid: Tensor  # [t, d], the site's stream: resid_post of its layer, or the embedding
     x: Tensor  # [t, width], the activations the dictionary reads
     codes: Tensor  # [t, F]
-    error: Tensor  # [t, width], x - decode(codes)
+    error: Tensor  # [t, width], x - reconstruct(x, codes)
     past: dict[int, KeysValues]  # keys and values of the later blocks
     logprobs: Tensor  # [t, V], nats
     log_z: Tensor  # [t], so that logits = logprobs + log_z
+    first: int = 0
 
     @cached_property
     def fvu(self) -> float:
         """Fraction of variance unexplained on this sentence: sum |x - x_hat|^2 / sum |x - mean x|^2."""
-        return float(self.error.square().sum() / (self.x - self.x.mean(0)).square().sum())
+        x = self.x[self.first :]
+        return float(self.error.square().sum() / (x - x.mean(0)).square().sum())
 
 
 @dataclass(frozen=True)
@@ -135,10 +140,10 @@ def to_threshold(dictionary: Dictionary, feature: int, code: Tensor) -> Tensor:
 def falls_back_to_remove(dictionary: Dictionary, feature: int) -> bool:
     """Whether `remove_to_threshold` is done as `remove`.
 
-    So it is where moving against d cannot silence the feature (w_enc . d <= 0), and for topk, whose edge is another
-    feature's code.
+    So it is where moving against d cannot silence the feature (w_enc . d <= 0), for topk, whose edge is another
+    feature's code, and where x is standardised, because moving x changes what it is standardised by.
     """
-    return dictionary.k is not None or _slope(dictionary, feature) <= 0
+    return dictionary.k is not None or dictionary.standardises or _slope(dictionary, feature) <= 0
 
 
 def _slope(dictionary: Dictionary, feature: int) -> float:
@@ -173,19 +178,23 @@ def check_edit(dictionary: Dictionary, codes: Tensor, edit: FeatureEdit, patch_c
 
 
 @torch.inference_mode()
-def clean_run(model: LanguageModel, dictionary: Dictionary, ids: Sequence[int] | Tensor) -> CleanRun:
-    """Read a sentence once: one forward pass. Raises InputError (length) or DictionaryError (wrong width, layer)."""
+def clean_run(model: LanguageModel, dictionary: Dictionary, ids: Sequence[int] | Tensor, first: int = 0) -> CleanRun:
+    """Read a sentence once: one forward pass. Positions before `first` count nowhere (CleanRun).
+
+    Raises InputError (length) or DictionaryError (wrong width, layer).
+    """
     ids = torch.as_tensor(ids, dtype=torch.long)
     site = dictionary.site
-    model.check_layer(site.layer)
-    stream = Site(site.layer)
+    stream = site.stream
     found = model.sites(ids[None], [site, stream])
     x = found[site][0].to(dictionary.W_dec.dtype)
     codes = dictionary.encode(x)
     past: dict[int, KeysValues] = {}
     last = model.blocks(found[stream], site.layer + 1, model.n_layers, keep=past)
     logprobs, log_z = log_softmax(model.unembed(last[0]))
-    return CleanRun(ids, site, found[stream][0], x, codes, x - dictionary.decode(codes), past, logprobs, log_z)
+    error = x - dictionary.reconstruct(x, codes)
+    codes[:first], error[:first] = 0, 0
+    return CleanRun(ids, site, found[stream][0], x, codes, error, past, logprobs, log_z, first)
 
 
 def log_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,6 +215,7 @@ def resid_change(
 ) -> Tensor:
     """What the edits add to resid_post; [t, d]. Without the error: decode(edit(codes)) - x at every position."""
     delta = edited_delta(dictionary, clean.codes, edits, patch_codes)
+    delta[: clean.first] = 0  # `set` and `add` act on silent features too
     return model.to_resid(delta if keep_error else delta - clean.error, clean.site).to(clean.resid.dtype)
 
 

@@ -157,7 +157,7 @@ class Measurement:
 
     def add(self, model: Spliceable, ids: Tensor) -> None:
         """Count contexts ids [b, t]."""
-        resid_site = Site(self.dictionaries[0].site.layer)
+        resid_site = self.dictionaries[0].site.stream
         acts = model.sites(ids, [*{resid_site, *self.variation}])
         loss = _splice_loss(model, ids, acts[resid_site], resid_site.layer, self.first)
         self.n_predicted += ids[:, self.first + 1 :].numel()
@@ -168,7 +168,7 @@ class Measurement:
         for i, dictionary in enumerate(self.dictionaries):
             x = acts[dictionary.site]
             codes = dictionary.encode(x)
-            change = dictionary.decode(codes) - x
+            change = dictionary.reconstruct(x, codes) - x
             self.codes[i].add(*(part[:, self.first :].flatten(0, 1) for part in (codes, change)))
             self.spliced[i] += loss(change, dictionary.site)
 

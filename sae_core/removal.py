@@ -22,7 +22,6 @@ from sae_core.intervention import log_softmax, removal_delta
 from sae_core.language_model import LanguageModel
 from sae_core.sampling import draw
 from sae_core.schemas import DROP_THRESHOLD, EFFECT_POSITIONS
-from sae_core.specs import Site
 
 WINDOWS_AT_ONCE = 64
 LOGITS_AT_ONCE = 2**24
@@ -33,7 +32,7 @@ class CleanWindows:
     """n windows of t tokens read without any edit, with what removals of `features` need."""
 
     ids: Tensor  # [n, t]
-    resid: Tensor  # [n, t, d], resid_post of the dictionary's layer
+    resid: Tensor  # [n, t, d], the stream of the dictionary's site
     codes: Tensor  # [features, n, t]
     last: Tensor  # [n, t, d], the last block's resid_post
 
@@ -84,7 +83,7 @@ def read_windows(
 def _read(
     model: LanguageModel, dictionary: Dictionary, ids: Tensor, features: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    stream = Site(dictionary.site.layer)
+    stream = dictionary.site.stream
     found = model.sites(ids, [dictionary.site, stream])
     codes = dictionary.encode(found[dictionary.site].to(dictionary.W_dec.dtype))[..., list(features)]
     last = model.blocks(found[stream], dictionary.site.layer + 1, model.n_layers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sae_core.dictionaries import Dictionary
+from sae_core.dictionaries.dictionary import STANDARD_EPS
 from sae_core.intervention import FeatureEdit
 
 _SCRIPT = '''\
@@ -21,6 +22,7 @@ TEXT = {text!r}
 IDS = torch.tensor([{ids}])
 PATCH_IDS = {patch}
 KEEP_ERROR = {keep_error}
+FIRST = {first}  # positions before it are not edited
 EDITS = [  # feature, operation, value, positions (None: all)
 {edits}
 ]
@@ -31,14 +33,7 @@ weights = load_file(DICTIONARY + "/sae_weights.safetensors")
 W_enc, b_enc, W_dec, b_dec = (weights[name].float() for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
 
 
-def encode(x):
-    pre = {centred} @ W_enc + b_enc
-    return {codes}
-
-
-def decode(codes):
-    return codes @ W_dec + b_dec
-
+{form}
 
 def edited(codes, patch):
     codes = codes.clone()
@@ -62,9 +57,12 @@ def site(x):
 
 
 def hook(x, hook):
-    codes = encode(site(x))
-    delta = decode(edited(codes, patch_codes)) - decode(codes)
-    return x + delta if KEEP_ERROR else x - site(x) + decode(codes) + delta
+    own = site(x)
+    codes = encode(own)
+    x_hat = reconstruct(own, codes)
+    delta = reconstruct(own, edited(codes, patch_codes)) - x_hat
+    out = x + delta if KEEP_ERROR else x - own + x_hat + delta
+    return torch.cat([x[:, :FIRST], out[:, FIRST:]], 1)
 
 
 with torch.inference_mode():
@@ -80,8 +78,36 @@ for position, value in enumerate(kl.tolist()):
     print(f"{{position:4d}} {{value:12.6f}}")
 '''
 
+_FORM = """\
+def encode(x):
+    pre = {centred} @ W_enc + b_enc
+    return {codes}
 
-# What each architecture does with `pre`, and with an active feature's code to bring it to its threshold.
+
+def reconstruct(x, codes):
+    return codes @ W_dec + b_dec
+"""
+# Each activation standardised before it is read; codes in the units of the activation.
+_STANDARDISED_FORM = """\
+def moments(x):
+    mu = x.mean(-1, keepdim=True)
+    return mu, (x - mu).std(-1, keepdim=True)
+
+
+def encode(x):
+    mu, sigma = moments(x)
+    x = (x - mu) / (sigma + {eps})
+    pre = {centred} @ W_enc + b_enc
+    return sigma * ({codes})
+
+
+def reconstruct(x, codes):
+    mu, sigma = moments(x)
+    return codes @ W_dec + sigma * b_dec + mu
+"""
+
+# What each architecture does with `pre`, and with an active feature's code to bring it to its threshold; topk and what
+# standardises cannot, and remove it.
 _CODES = {
     "standard": "torch.relu(pre)",
     "jumprelu": 'torch.relu(pre) * (pre > weights["threshold"])',
@@ -90,7 +116,7 @@ _CODES = {
 _TO_THRESHOLD = {
     "standard": "code - code / (slope if slope > 0 else 1)",
     "jumprelu": '(code - (code - weights["threshold"][feature]) / slope) * (code > 0) if slope > 0 else 0 * code',
-    "topk": "0 * code",
+    "none": "0 * code",
 }
 
 
@@ -104,13 +130,20 @@ def transformer_lens_code(
     keep_error: bool = True,
     patch_ids: Sequence[int] | None = None,
     revision: str | None = None,
+    first: int = 0,
 ) -> str:
     """A complete Python script that prints the KL of each position; needs transformer_lens, safetensors and torch.
 
     model_name: hub id or folder; dictionary_folder: the SAELens folder; text: shown beside its ids, not tokenised
-    again; patch_ids: the other sentence of `patch` edits.
+    again; patch_ids: the other sentence of `patch` edits; first: nothing is edited before this position.
     """
     site, architecture = dictionary.site, dictionary.architecture
+    form = (_STANDARDISED_FORM if dictionary.standardises else _FORM).format(
+        centred="(x - b_dec)" if dictionary.apply_b_dec_to_input else "x",
+        codes=_CODES[architecture].format(k=dictionary.k),
+        eps=STANDARD_EPS,
+    )
+    reachable = architecture != "topk" and not dictionary.standardises
     return _SCRIPT.format(
         model=model_name,
         revision=revision,
@@ -120,9 +153,9 @@ def transformer_lens_code(
         ids=list(ids),
         patch=None if patch_ids is None else f"torch.tensor([{list(patch_ids)}])",
         keep_error=keep_error,
+        first=first,
         edits="\n".join(f"    {(e.feature, e.operation, e.value, e.positions)!r}," for e in edits),
-        centred="(x - b_dec)" if dictionary.apply_b_dec_to_input else "x",
-        codes=_CODES[architecture].format(k=dictionary.k),
-        to_threshold=_TO_THRESHOLD[architecture],
+        form=form,
+        to_threshold=_TO_THRESHOLD[architecture if reachable else "none"],
         space="x - x.mean(-1, keepdim=True)" if site.space == "centred" else "x",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,7 +16,10 @@ SITE_HOOKS = {
     "mlp_out": "blocks.{layer}.hook_mlp_out",
     "mlp_post": "blocks.{layer}.mlp.hook_post",
     "attn_out": "blocks.{layer}.hook_attn_out",
+    "embed": "blocks.0.hook_resid_pre",
 }
+EMBED, EMBEDDING = "embed", -1
+"""The site of what enters the first block, and its layer: token embeddings, with positions where those are learned."""
 SPACES = ("raw", "centred")
 HEADLINE_L0 = 30
 HEADLINE_RATIO = 4
@@ -82,6 +85,8 @@ def _parse(f: dataclasses.Field, value: Any) -> Any:
 class Site(Spec):
     """One place in the model where activations are read: a layer, a short site name, and a space.
 
+    The site `embed`, what enters layer 0, has the layer -1 and is the only one there.
+
     `raw` is the Hugging Face weights as they are; `centred` removes the mean over d per position,
     which is what dictionaries trained on old TransformerLens weights expect.
     """
@@ -95,8 +100,44 @@ class Site(Spec):
             raise SpecError(f"a site out of {sorted(SITE_HOOKS)}", repr(self.name), "Choose one of them")
         if self.space not in SPACES:
             raise SpecError(f"a space out of {SPACES}", repr(self.space), "Choose one of them")
-        if self.layer < 0:
-            raise SpecError("a layer of 0 or more", str(self.layer), "Count layers from 0")
+        if not (self.layer == EMBEDDING if self.name == EMBED else self.layer >= 0):
+            wanted = f"a layer of 0 or more, or the site {EMBED}, which alone has the layer {EMBEDDING}"
+            raise SpecError(wanted, f"layer {self.layer} of {self.name}", "Count layers from 0")
+
+    @classmethod
+    def each(cls, layers: Iterable[int], name: str, space: str = "raw") -> list[Site]:
+        """The sites of a name in these layers; the embedding lies before all of them and is one."""
+        return [cls(layer, name, space) for layer in ([EMBEDDING] if name == EMBED else layers)]
+
+    @property
+    def stream(self) -> Site:
+        """Where a change at this site is added to the residual stream: resid_post of its layer, or the embedding."""
+        return Site(self.layer, EMBED if self.name == EMBED else "resid_post")
+
+    @property
+    def place(self) -> str:
+        """`L2-resid_post` or `embed`, as ids begin."""
+        return self.short if self.name == EMBED else f"{self.short}-{self.name}"
+
+    @property
+    def short(self) -> str:
+        """`L2` or `embed`."""
+        return EMBED if self.name == EMBED else f"L{self.layer}"
+
+    @property
+    def where(self) -> str:
+        """`layer 2` or `embedding`."""
+        return "embedding" if self.name == EMBED else f"layer {self.layer}"
+
+    @property
+    def words(self) -> str:
+        """`layer 2 resid_post` or `embedding`."""
+        return self.where if self.name == EMBED else f"{self.where} {self.name}"
+
+    @property
+    def title(self) -> str:
+        """`Layer 2 · resid_post` or `Embedding`, as choices on pages begin."""
+        return self.where.capitalize() + ("" if self.name == EMBED else f" · {self.name}")
 
     @property
     def hook(self) -> str:
@@ -109,12 +150,8 @@ class Site(Spec):
         for name, pattern in SITE_HOOKS.items():
             match = re.fullmatch(re.escape(pattern).replace(r"\{layer\}", r"(\d+)"), hook)
             if match:
-                return cls(int(match.group(1)), name, space)
+                return cls(EMBEDDING if name == EMBED else int(match.group(1)), name, space)
         raise SpecError(f"a hook like {sorted(SITE_HOOKS.values())}", repr(hook), "Choose one of these sites")
-
-    def width(self, d_model: int) -> int:
-        """Number of coordinates at this site: 4 d_model for the MLP's hidden layer, else d_model."""
-        return 4 * d_model if self.name == "mlp_post" else d_model
 
 
 @dataclass(frozen=True)
@@ -148,10 +185,11 @@ class ModelSpec(Spec):
 
 @dataclass(frozen=True)
 class CorpusSpec(Spec):
-    """Where text comes from. Written `text:FILES`, `hub:DATASET[@REVISION][:split[:column]]` or `miniature`.
+    """Where text comes from: `text:FILES`, `hub:DATASET[@REVISION][:split[:column[:config]]]` or `miniature`.
 
     FILES is a comma-separated list of .txt, .jsonl (field `text`) or .parquet (column `text`) files, the first two also
-    as .gz. REVISION is a branch, tag or commit of the data set.
+    as .gz. REVISION is a branch, tag or commit of the data set; config names one of its configurations, if it has
+    several. What is left empty is as by default: `hub:wikitext:::wikitext-103-raw-v1`.
     """
 
     kind: str
@@ -159,6 +197,7 @@ class CorpusSpec(Spec):
     split: str = "train"
     column: str = "text"
     revision: str | None = None
+    config: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> CorpusSpec:
@@ -171,15 +210,19 @@ class CorpusSpec(Spec):
         if kind == "hub" and rest:
             place, *more = rest.split(":")
             name, _, revision = place.partition("@")
-            return cls("hub", (name,), *more[:2], revision=revision or None)
-        forms = "text:FILES, hub:DATASET[@REVISION][:split[:column]] or miniature"
+            given = dict(zip(("split", "column", "config"), more, strict=False), revision=revision)
+            if name and len(more) <= 3:
+                return cls("hub", (name,), **{key: value for key, value in given.items() if value})
+        forms = "text:FILES, hub:DATASET[@REVISION][:split[:column[:config]]] or miniature"
         raise SpecError(f"a corpus written {forms}", repr(text), "Name one of these")
 
     def __str__(self) -> str:
         if self.kind == "text":
             return "text:" + ",".join(Path(s).name for s in self.source)
-        revision = f"@{self.revision}" if self.revision else ""
-        return self.kind if self.kind == "miniature" else f"hub:{self.source[0]}{revision}:{self.split}:{self.column}"
+        if self.kind == "miniature":
+            return self.kind
+        revision, config = f"@{self.revision}" if self.revision else "", f":{self.config}" if self.config else ""
+        return f"hub:{self.source[0]}{revision}:{self.split}:{self.column}{config}"
 
 
 @dataclass(frozen=True)
@@ -230,9 +273,9 @@ class DictionarySpec(Spec):
         if not re.fullmatch(r"[A-Za-z0-9_]*", self.variant):
             raise SpecError("a variant of letters, digits and _", repr(self.variant), "Name it, for example, seed1")
 
-    def n_features(self, d_model: int) -> int:
-        """ratio x the width of the site."""
-        return int(round(self.ratio * self.site.width(d_model)))
+    def n_features(self, width: int) -> int:
+        """ratio x the width of the site (`LanguageModel.width`)."""
+        return int(round(self.ratio * width))
 
     @property
     def is_comparison(self) -> bool:
@@ -241,10 +284,10 @@ class DictionarySpec(Spec):
 
     @property
     def id(self) -> str:
-        """Readable id such as `L2-resid_post-tied-r4-a8.6e-4`, `L2-resid_post-batchtopk-r4-k30` or `...-pca-r2`."""
+        """Readable id such as `L2-resid_post-tied-r4-a8.6e-4`, `embed-batchtopk-r4-k30` or `...-pca-r2`."""
         space = "" if self.site.space == "raw" else f"-{self.site.space}"
         variant = f"-{self.variant}" if self.variant else ""
-        return f"L{self.site.layer}-{self.site.name}{space}-{self.kind}-r{self.ratio:g}{self._sparsity}{variant}"
+        return f"{self.site.place}{space}-{self.kind}-r{self.ratio:g}{self._sparsity}{variant}"
 
     @property
     def _sparsity(self) -> str:
@@ -268,8 +311,8 @@ class RunSpec(Spec):
 
     end_of_text: `after` (each document is followed by the end-of-text token) or `none`. skip_first: position 0 of a
     context, which often carries an activation many times larger than any other, is read by the model and counted
-    nowhere: not trained on, not measured, and in no table is a feature active or edited there. Live pages read and edit
-    whole sentences all the same.
+    nowhere: not trained on, not measured, and in no table is a feature active or edited there. Live pages treat a
+    typed sentence the same way.
     """
 
     model: ModelSpec = field(metadata={"spec": ModelSpec})

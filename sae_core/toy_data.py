@@ -98,6 +98,6 @@ def measure_on(dictionary: Dictionary, data: ToyData, start: int, stop: int) -> 
     for batch in data.batches(start, stop):
         x = batch[TOY_SITE].to(dictionary.device)
         codes = dictionary.encode(x)
-        sums.add(codes, x - dictionary.decode(codes))
+        sums.add(codes, x - dictionary.reconstruct(x, codes))
         variation.add(x)
     return sums.result(variation)

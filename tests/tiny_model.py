@@ -84,17 +84,20 @@ def _write(path: Path, model: PreTrainedModel, seed: int) -> Path:
 
 
 def random_dictionary(
-    site: Site, d_model: int = 32, n_features: int = 48, seed: int = 0, tied: bool = True
+    site: Site, d_model: int = 32, n_features: int = 48, seed: int = 0, tied: bool = True, width: int | None = None
 ) -> Dictionary:
     """Unit decoder rows; encoder biases below 0, so that about a quarter of the features are active on a token.
+
+    width: that of the site; by default d_model, and 4 d_model for the MLP's neurons.
 
     The untied one has an encoder of its own and a decoder bias that is also subtracted from the input.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(n_features, site.width(d_model), generator=generator)
+    width = width or (4 * d_model if site.name == "mlp_post" else d_model)
+    rows = torch.randn(n_features, width, generator=generator)
     W_dec = rows / rows.norm(dim=1, keepdim=True)
     W_enc = W_dec.T.clone()
-    b_dec = torch.zeros(site.width(d_model))
+    b_dec = torch.zeros(width)
     if not tied:
         W_enc = W_enc + 0.3 * torch.randn(W_enc.shape, generator=generator) / W_enc.shape[0] ** 0.5
         b_dec = 0.3 * torch.randn(b_dec.shape, generator=generator)

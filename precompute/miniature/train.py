@@ -54,7 +54,7 @@ class Args:
     """Train a small Pythia on any corpus."""
 
     corpus: str = "miniature"
-    """text:FILES, hub:DATASET[:split[:column]] or miniature"""
+    """text:FILES, hub:DATASET[@revision][:split[:column[:config]]] or miniature"""
     out: Path = Path("data/runs/miniature-model")
     """folder of the finished model"""
     tokens: int = 30_000_000

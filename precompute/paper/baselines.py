@@ -194,7 +194,7 @@ class Fitter:
         sites = tuple(dict.fromkeys(sites))
         if not sites:
             return
-        self.moments = {site: Moments(site.width(self.model.d_model)) for site in sites}
+        self.moments = {site: Moments(self.model.width(site)) for site in sites}
         stream, steps = self._stream(sites, "pca")
         for batch in bar(stream.batches(0, steps), "covariances", steps, "batch"):
             for site, moments in self.moments.items():
@@ -202,7 +202,7 @@ class Fitter:
 
     def fit(self, site: Site, base: str) -> Linear:
         """The directions of one method at one site."""
-        width = site.width(self.model.d_model)
+        width = self.model.width(site)
         match base:
             case "identity":
                 return identity(width)

@@ -1,4 +1,4 @@
-"""A trained dictionary as everything after training sees it: codes = encode(x), x_hat = decode(codes)."""
+"""A trained dictionary as everything after training sees it: codes = encode(x), x_hat = reconstruct(x, codes)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from sae_core.errors import DictionaryError
 from sae_core.specs import DictionarySpec, Site
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
+NORMALIZATIONS = ("none", "layer_norm")
+STANDARD_EPS = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,15 @@ class Dictionary:
     W_enc: [width, F]; b_enc: [F]; W_dec: [F, width]; b_dec: [width], subtracted from the input only where
     `apply_b_dec_to_input`. Dictionaries trained here have rows of W_dec of norm 1; the L1 ones have b_dec = 0 (paper
     Eq. 1-3); the tied ones have W_enc = W_dec^T. `spec` is None for a dictionary that was not made here.
+
+    With normalize_activations "layer_norm" (SAELens' word; mlsae: standardize) every activation is standardised by its
+    own mean mu and standard deviation sigma (n - 1) over coordinates before it is read, and codes are brought back:
+
+        c = sigma f(((x - mu) / (sigma + 1e-5) - b_dec) W_enc + b_enc),   x_hat = c W_dec + sigma b_dec + mu
+
+    So a code is sigma times SAELens', in the units of the activation, and an edit is (c' - c) W_dec as everywhere: x
+    changes as where SAELens decodes other codes with the mu and sigma of the token as it was. `threshold` is in f's
+    units, before sigma.
     """
 
     site: Site
@@ -36,8 +47,12 @@ class Dictionary:
     apply_b_dec_to_input: bool = True
     threshold: Tensor | None = None
     k: int | None = None
+    normalize_activations: str = "none"
 
     def __post_init__(self) -> None:
+        if self.normalize_activations not in NORMALIZATIONS:
+            wanted = f"normalize_activations out of {', '.join(NORMALIZATIONS)}"
+            raise DictionaryError(wanted, repr(self.normalize_activations), "Fold a fixed scale into the weights")
         if self.k is not None and not 1 <= self.k <= self.n_features:
             raise DictionaryError(f"a k from 1 to {self.n_features}, the features there are", str(self.k), "Lower k")
 
@@ -65,6 +80,11 @@ class Dictionary:
         tensors = {name: getattr(self, name) for name in WEIGHTS}
         return tensors if self.threshold is None else {**tensors, "threshold": self.threshold}
 
+    @property
+    def standardises(self) -> bool:
+        """Whether each activation is standardised before it is read."""
+        return self.normalize_activations == "layer_norm"
+
     @cached_property
     def tied(self) -> bool:
         """Whether encoder and decoder are the same matrix."""
@@ -72,18 +92,20 @@ class Dictionary:
 
     @cached_property
     def hash(self) -> str:
-        """sha256 of the weights and k; tables name it, so that tables of another dictionary are refused."""
+        """sha256 of the weights, k and standardisation; tables of a dictionary with another hash are refused."""
         k = {} if self.k is None else {"k": torch.tensor(self.k)}
-        return weights_hash(self.tensors | k)
+        standardised = {"layer_norm": torch.tensor(STANDARD_EPS)} if self.standardises else {}
+        return weights_hash(self.tensors | k | standardised)
 
     def pre_activations(self, x: Tensor) -> Tensor:
-        """(x - b_dec) W_enc + b_enc; x: [..., width] -> [..., F]."""
+        """What f reads: (x - b_dec) W_enc + b_enc, of the standardised x where it is; x: [..., width] -> [..., F]."""
         self._check_width(x)
-        return self._centred(x) @ self.W_enc + self.b_enc
+        return self._read(x) @ self.W_enc + self.b_enc
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes [..., F] of activations x [..., width]; a feature is active where its code is not 0."""
-        return self.activate(self.pre_activations(x))
+        codes = self.activate(self.pre_activations(x))
+        return moments(x)[1] * codes if self.standardises else codes
 
     def activate(self, pre: Tensor) -> Tensor:
         """f: codes [..., F] of pre-activations [..., F]."""
@@ -95,18 +117,37 @@ class Dictionary:
         """`encode(x)[..., feature]`, without the other features where they have no say (all but topk); [...]."""
         if self.k is not None:
             return self.encode(x)[..., feature]
-        pre = self._centred(x) @ self.W_enc[:, feature] + self.b_enc[feature]
-        return torch.relu(pre) if self.threshold is None else jump(pre, self.threshold[feature])
+        pre = self._read(x) @ self.W_enc[:, feature] + self.b_enc[feature]
+        code = torch.relu(pre) if self.threshold is None else jump(pre, self.threshold[feature])
+        return moments(x)[1][..., 0] * code if self.standardises else code
+
+    def reconstruct(self, x: Tensor, codes: Tensor) -> Tensor:
+        """x_hat [..., width] of codes [..., F], whichever they are, of activations x [..., width]."""
+        if not self.standardises:
+            return self.decode(codes)
+        mu, sigma = moments(x)
+        return codes @ self.W_dec + sigma * self.b_dec + mu
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Reconstruction [..., width] of codes [..., F]."""
+        """Reconstruction [..., width] of codes [..., F]. Raises DictionaryError where that takes x as well."""
+        if self.standardises:
+            wanted = "activations beside the codes, as the dictionary standardises them"
+            raise DictionaryError(wanted, "codes only", "Call reconstruct(x, codes)")
         return codes @ self.W_dec + self.b_dec
+
+    def in_own_units(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Codes [..., F] of x [..., width] as f gave them, which is what `threshold` is compared with."""
+        return codes / moments(x)[1] if self.standardises else codes
 
     def to(self, device: torch.device | str) -> Dictionary:
         """The same dictionary on another device."""
         return replace(self, **{name: tensor.to(device) for name, tensor in self.tensors.items()})
 
-    def _centred(self, x: Tensor) -> Tensor:
+    def _read(self, x: Tensor) -> Tensor:
+        """What W_enc is multiplied with."""
+        if self.standardises:
+            mu, sigma = moments(x)
+            x = (x - mu) / (sigma + STANDARD_EPS)
         return x - self.b_dec if self.apply_b_dec_to_input else x
 
     def _check_width(self, x: Tensor) -> None:
@@ -116,6 +157,12 @@ class Dictionary:
                 f"width {x.shape[-1]}",
                 "Use a dictionary that was trained on this model and site",
             )
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (n - 1) of each activation over its coordinates; [..., width] -> two [..., 1]."""
+    mu = x.mean(-1, keepdim=True)
+    return mu, (x - mu).std(-1, keepdim=True)
 
 
 def jump(pre: Tensor, threshold: Tensor) -> Tensor:

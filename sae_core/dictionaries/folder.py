@@ -1,6 +1,7 @@
 """A dictionary on disk: a SAELens folder (cfg.json + sae_weights.safetensors), written in the form of SAELens 6.
 
-Read are "standard", "jumprelu" and "topk" folders of any SAELens version. What this project knows beyond SAELens (its
+Read are "standard", "jumprelu" and "topk" folders of any SAELens version, their activations as they are or standardised
+("layer_norm"). What this project knows beyond SAELens (its
 DictionarySpec, the space, how it was trained) is kept under `metadata`, where SAELens allows any key.
 """
 
@@ -15,8 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_core.dictionaries.dictionary import WEIGHTS, Dictionary
+from sae_core.dictionaries.dictionary import NORMALIZATIONS, WEIGHTS, Dictionary
 from sae_core.dictionaries.reading import read_json, read_safetensors
+from sae_core.dictionaries.saelens_config import current_form, space_of
 from sae_core.errors import DictionaryError
 from sae_core.specs import DictionarySpec, Site
 from sae_core.store import atomic
@@ -25,12 +27,14 @@ CONFIG, TENSORS = "cfg.json", "sae_weights.safetensors"
 SAE_LENS_VERSION = "6.0.0"
 ARCHITECTURES = ("standard", "jumprelu", "topk")
 FIX = "Train it again, or put a complete SAELens folder of architecture `standard`, `jumprelu` or `topk` there"
-# Settings under which `Dictionary` would compute something else than SAELens does: refused unless as given here.
-REQUIRED = {
-    "activation_fn": "relu",
-    "normalize_activations": "none",
-    "reshape_activations": "none",
-    "rescale_acts_by_decoder_norm": False,
+# Settings under which `Dictionary` would compute something else than SAELens does: refused unless one of these.
+ALLOWED = {
+    "architecture": ARCHITECTURES,
+    "activation_fn": ("relu",),
+    "normalize_activations": NORMALIZATIONS,
+    "reshape_activations": ("none",),
+    "rescale_acts_by_decoder_norm": (False, None),
+    "finetuning_scaling_factor": (False, None),
 }
 
 
@@ -65,7 +69,7 @@ def _config(dictionary: Dictionary, metadata: dict[str, Any]) -> dict[str, Any]:
     topk = {} if dictionary.k is None else {"k": dictionary.k, "rescale_acts_by_decoder_norm": False}
     return {
         "architecture": dictionary.architecture,
-        "normalize_activations": "none",
+        "normalize_activations": dictionary.normalize_activations,
         "reshape_activations": "none",
         **topk,
         "d_in": dictionary.width,
@@ -84,18 +88,18 @@ def load_dictionary(folder: Path, device: torch.device | str = "cpu") -> Diction
     shape or with values that are not finite, and SpecError for a hook this project has no site for.
     """
     folder = Path(folder)
-    config = _current_form(read_json(folder / CONFIG, FIX))
-    metadata = config.get("metadata") or {}
+    config = current_form(read_json(folder / CONFIG, FIX))
     _check_config(config, folder)
     names = (*WEIGHTS, "threshold") if config["architecture"] == "jumprelu" else WEIGHTS
     tensors = read_safetensors(folder / TENSORS, FIX)
     _check_tensors(tensors, config.get("d_sae"), config.get("d_in"), folder, names)
     return Dictionary(
-        site=_site(config, metadata, folder),
+        site=_site(config, folder),
         **{name: tensors[name].to(device, torch.float32) for name in names},
         k=_k(config, folder) if config["architecture"] == "topk" else None,
-        spec=DictionarySpec.from_dict(metadata["spec"]) if metadata.get("spec") else None,
+        spec=DictionarySpec.from_dict(config["spec"]) if config.get("spec") else None,
         apply_b_dec_to_input=bool(config.get("apply_b_dec_to_input", True)),
+        normalize_activations=config["normalize_activations"],
     )
 
 
@@ -104,24 +108,11 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return read_json(Path(folder) / CONFIG, FIX).get("metadata") or {}
 
 
-def _current_form(config: dict[str, Any]) -> dict[str, Any]:
-    """Files before SAELens 6 are flat, spell the activation `activation_fn_str`, and may say topk only there."""
-    activation = config.get("activation_fn") or config.get("activation_fn_str") or "relu"
-    architecture = config.get("architecture") or "standard"
-    k = config.get("k") or (config.get("activation_fn_kwargs") or {}).get("k")
-    if activation == "topk" and k and architecture in ("standard", "topk"):
-        activation, architecture = "relu", "topk"
-    return {**config, "activation_fn": activation, "architecture": architecture, "k": k}
-
-
 def _check_config(config: dict[str, Any], folder: Path) -> None:
-    if config["architecture"] not in ARCHITECTURES:
-        wanted = f"architecture `{'`, `'.join(ARCHITECTURES)}` in {folder / CONFIG}"
-        raise DictionaryError(wanted, repr(config["architecture"]), FIX)
-    for key, wanted in REQUIRED.items():
-        value = config.get(key, wanted)
-        if value != wanted and not (value in (None, False) and wanted == "none"):
-            raise DictionaryError(f"{key} `{wanted}` in {folder / CONFIG}", repr(value), FIX)
+    for key, allowed in ALLOWED.items():
+        if (value := config.get(key, allowed[0])) not in allowed:
+            names = ", ".join(f"`{name}`" for name in allowed if name is not None)
+            raise DictionaryError(f"{key} {names} in {folder / CONFIG}", repr(value), FIX)
 
 
 def _k(config: dict[str, Any], folder: Path) -> int:
@@ -146,9 +137,7 @@ def _check_tensors(
             raise DictionaryError(f"finite numbers in {name} of {folder}", "NaN or infinity", FIX)
 
 
-def _site(config: dict[str, Any], metadata: dict[str, Any], folder: Path) -> Site:
-    named = {**config, **metadata}
-    hook = named.get("hook_name") or named.get("hook_point")
-    if not hook:
+def _site(config: dict[str, Any], folder: Path) -> Site:
+    if not config.get("hook_name"):
         raise DictionaryError(f"a hook_name in {folder / CONFIG}", "none", FIX)
-    return Site.from_hook(hook, named.get("space", "raw"))
+    return Site.from_hook(config["hook_name"], space_of(config))

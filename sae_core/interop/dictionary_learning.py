@@ -22,7 +22,7 @@ from torch import Tensor
 from sae_core.dictionaries.reading import read_json
 from sae_core.errors import DictionaryError
 from sae_core.interop.files import read_torch
-from sae_core.interop.foreign import Foreign, edges, gated, norm_scaled, refuse
+from sae_core.interop.foreign import TOKEN_EMBEDDING, Foreign, edges, gated, norm_scaled, refuse
 
 MARK, FILES = "ae.pt", ("config.json", "ae.pt")
 HOOKS = (
@@ -33,7 +33,7 @@ HOOKS = (
     (r"(?:.*\.)?layers\.(\d+)", "blocks.{}.hook_resid_post"),
     (r"(?:.*\.)?layers\.(\d+)\.attention", "blocks.{}.hook_attn_out"),
     (r"(?:.*\.)?layers\.(\d+)\.mlp", "blocks.{}.hook_mlp_out"),
-    (r"embed(?:_in)?", "blocks.0.hook_resid_pre"),
+    (r"(?:.*\.)?(?:embed|embed_in|embed_tokens|wte)", TOKEN_EMBEDDING),
 )
 """Names of submodules, and of folders, with the place they stand for; the output of the module."""
 TRAINER = ("lr", "l1_penalty", "steps", "warmup_steps", "sparsity_warmup_steps", "decay_start", "seed", "k",

@@ -6,7 +6,7 @@ What `Dictionary` has no field for is folded into the weights where that is exac
     input scale     D(s x) / s has the weights s W_enc, W_dec / s, b_dec / s and the codes of D(s x)
     norm factor     n D(x / n) has the biases and the threshold times n, and the codes of D(x / n) times n
 
-and refused by name where it is not.
+and refused by name where it is not. Only that every activation is standardised before it is read is kept as it is.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from torch import Tensor
 
 from sae_core.dictionaries import Dictionary
 from sae_core.errors import DictionaryError, SpecError
-from sae_core.specs import Site
+from sae_core.specs import EMBED, EMBEDDING, Site
 
 RESID_PRE = re.compile(r"blocks\.(\d+)\.hook_resid_pre")
+TOKEN_EMBEDDING = "hook_embed"
+"""TransformerLens name of what the embedding module gives, before learned positions are added."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,7 @@ class Foreign:
     apply_b_dec_to_input: bool = True
     threshold: Tensor | None = None  # [F]
     k: int | None = None
+    normalize_activations: str = "none"
     expected_k: int | None = None  # active features a token that training aimed at
     stored_threshold: float | None = None  # of a topk dictionary: its other form at inference
     alpha: float = 0.0
@@ -74,7 +77,8 @@ class Foreign:
         tensors = {n: getattr(self, n) for n in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
         whole = {n: t.detach().to(torch.float32).contiguous() for n, t in tensors.items() if t is not None}
         self._check(whole)
-        return Dictionary(site, **whole, k=self.k, apply_b_dec_to_input=self.apply_b_dec_to_input)
+        names = ("k", "apply_b_dec_to_input", "normalize_activations")
+        return Dictionary(site, **whole, **{name: getattr(self, name) for name in names})
 
     def _check(self, tensors: dict[str, Tensor]) -> None:
         fix = "Use files that belong together"
@@ -91,19 +95,21 @@ class Foreign:
 # ---- where it reads
 
 
-def site_of(hook: str, space: str) -> tuple[Site, str]:
+def site_of(hook: str, space: str, learned_positions: bool = False) -> tuple[Site, str]:
     """The site of a hook, and a sentence where it goes by another name here.
 
-    Raises SpecError for hooks without a site: the embedding, single heads, the middle of a block.
+    learned_positions: whether the model adds them to its token embeddings. Raises SpecError for hooks without a site:
+    single heads, the middle of a block, token embeddings before such positions are added.
     """
     match = RESID_PRE.fullmatch(hook)
-    if match is None:
+    layer = int(match.group(1)) - 1 if match else EMBEDDING
+    if layer == EMBEDDING and hook != TOKEN_EMBEDDING:
         return Site.from_hook(hook, space), ""
-    layer = int(match.group(1)) - 1
-    if layer < 0:
-        fix = "Leave it out: dictionaries of the embedding cannot be imported"
-        raise SpecError("a hook behind the first block, where pages can read and edit", f"{hook}, the embedding", fix)
-    site = Site(layer, "resid_post", space)
+    if layer == EMBEDDING and learned_positions:
+        expected = "a hook at the residual stream, which begins with embedding + positions in this model"
+        fix = "Leave it out: the embedding without its positions cannot be read here"
+        raise SpecError(expected, f"{hook}, the embedding alone", fix)
+    site = Site(layer, EMBED if layer == EMBEDDING else "resid_post", space)
     return site, f"{hook} is the same tensor as {site.hook}"
 
 
@@ -136,13 +142,27 @@ def norm_scaled(found: Foreign, factor: float, why: str) -> Foreign:
     return found.noted(why, **{name: getattr(found, name) * factor for name in names})
 
 
+def standardised(found: Foreign, setting: str, whose: str) -> Foreign:
+    """The dictionary that standardises each activation before it reads it, as its file says by `setting`."""
+    note = (
+        f"{setting}: each activation is standardised before it is read; codes here are in the activation's units, so "
+        f"{whose} times the standard deviation of the token's activation"
+    )
+    return found.noted(note, normalize_activations="layer_norm")
+
+
 def _check_factor(factor: float, found: Foreign) -> None:
+    if found.normalize_activations != "none":
+        what = f"a factor of {factor} for {found.file}, which standardises them"
+        fix = "Leave the factor out: it would change nothing"
+        raise DictionaryError("a dictionary that reads activations as they are", what, fix)
     if not (isinstance(factor, int | float) and 0 < factor < float("inf")):
         raise DictionaryError(f"a factor above 0 for {found.file}", repr(factor), "Give a positive number")
 
 
 def with_threshold(found: Foreign, value: float, why: str) -> Foreign:
-    """Codes of `value` or less set to 0, in place of keeping a token's k largest."""
+    """Codes of `value` or less set to 0, in place of keeping a token's k largest; before they are brought back to the
+    activation's units, where it is standardised."""
     threshold = torch.full_like(found.b_enc, value, dtype=torch.float32)
     return found.noted(why, threshold=edges(threshold), k=None)
 

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from sae_core.dictionaries import Dictionary
-from sae_core.errors import ModelError
+from sae_core.errors import ModelError, SpecError
 from sae_core.language_model import LanguageModel
 from sae_core.metrics import CodeSums, Variation, measure
-from sae_core.specs import SITE_HOOKS, SPACES, Site
+from sae_core.specs import EMBED, SITE_HOOKS, SPACES, Site
 
 BETTER_PLACE = 0.85  # of the named place's FVU: another place must stay below it
 BETTER_SCALE = 0.75
@@ -97,18 +97,17 @@ def places(dictionary: Dictionary, model: LanguageModel) -> list[Site]:
     """The dictionary's site first, then its neighbours of the same width, each in both spaces."""
     named = dictionary.site
     near = [(named.layer, name) for name in (named.name, *SITE_HOOKS)]
-    near += [(named.layer + step, name) for step in (-1, 1) for name in (named.name, "resid_post")]
-    sites = [Site(layer, name, space) for layer, name in near if 0 <= layer < model.n_layers for space in SPACES]
-    fitting = [site for site in sites if site.width(model.d_model) == dictionary.width and _has_meaning(model, site)]
-    return list(dict.fromkeys([named, *fitting]))
+    near += [(named.layer + step, name) for step in (-1, 1) for name in (named.name, "resid_post", EMBED)]
+    sites = [site for layer, name in near for space in SPACES if (site := _site(model, layer, name, space))]
+    return list(dict.fromkeys([named, *(site for site in sites if model.width(site) == dictionary.width)]))
 
 
-def _has_meaning(model: LanguageModel, site: Site) -> bool:
-    """Whether a change at the site is an addition to resid_post: centred neurons, for example, are none."""
+def _site(model: LanguageModel, layer: int, name: str, space: str) -> Site | None:
+    """A site where a change is an addition to the stream; None where there is none, such as at centred neurons."""
     try:
-        return bool(model.check_edit(site))
-    except ModelError:
-        return False
+        return model.check_edit(Site(layer, name, space))
+    except (ModelError, SpecError):
+        return None
 
 
 @torch.inference_mode()
@@ -122,7 +121,7 @@ def readings(model: LanguageModel, dictionary: Dictionary, batches: Sequence[Ten
             for x in _rows(dictionary, found[site][:, 1:].flatten(0, 1)):
                 variation.add(x)
                 here = dictionary.encode(x)
-                codes.add(here, x - dictionary.decode(here))
+                codes.add(here, x - dictionary.reconstruct(x, here))
     recovered = _recovered(model, dictionary, _first(batches, SPLICED_TOKENS), sites)
     measured = {site: codes.result(variation) for site, (codes, variation) in sums.items()}
     return [
@@ -166,7 +165,12 @@ def _rows(dictionary: Dictionary, x: Tensor) -> tuple[Tensor, ...]:
 
 @torch.inference_mode()
 def best_scale(dictionary: Dictionary, x: Tensor) -> Fit:
-    """The scale of x [n, width] at which the biases are most nearly at rest: coarse steps, then finer ones around."""
+    """The scale of x [n, width] at which the biases are most nearly at rest: coarse steps, then finer ones around.
+
+    It is 1 for a dictionary that standardises what it reads: to that one every scale is the same.
+    """
+    if dictionary.standardises:
+        return at_scale(dictionary, x, 1.0)[1]
     coarse = [at_scale(dictionary, x, s) for s in SCALES]
     best = SCALES[_least(coarse)]
     scales = [best * step for step in FINER]
@@ -182,7 +186,7 @@ def at_scale(dictionary: Dictionary, x: Tensor, scale: float) -> tuple[float, Fi
     the feature's direction; infinite where too few features are active or nothing is explained.
     """
     codes = dictionary.encode(scale * x) / scale
-    error = x - (codes @ dictionary.W_dec + dictionary.b_dec / scale)
+    error = x - dictionary.reconstruct(scale * x, scale * codes) / scale
     fit = Fit(scale, _fvu(x, error), float((codes != 0).sum() / len(x)))
     often = (codes != 0).sum(0).topk(min(FEATURES_TRIED, dictionary.n_features))
     features = often.indices[often.values > MIN_ACTIVE]
@@ -214,7 +218,8 @@ def best_threshold(dictionary: Dictionary, x: Tensor, expected_k: int | None = N
     With expected_k: the one that leaves so many codes a token, or 0 if there are no more.
     """
     codes = dictionary.encode(x)
-    positive = codes[codes > 0]
+    own = dictionary.in_own_units(x, codes)
+    positive = own[own > 0]
     if expected_k is not None and len(positive) > expected_k * len(x):
         least = positive.kthvalue(len(positive) - expected_k * len(x)).values
         return at_threshold(dictionary, x, codes, float(least))
@@ -227,9 +232,9 @@ def best_threshold(dictionary: Dictionary, x: Tensor, expected_k: int | None = N
 
 
 def at_threshold(dictionary: Dictionary, x: Tensor, codes: Tensor, value: float) -> Fit:
-    """FVU and L0 with the codes [n, F] of x [n, width] that are not above `value` set to 0."""
-    kept = codes * (codes > value)
-    return Fit(value, _fvu(x, x - dictionary.decode(kept)), float((kept != 0).sum() / len(x)))
+    """FVU and L0 with the codes [n, F] of x [n, width] that are not above `value`, a threshold, set to 0."""
+    kept = codes * (dictionary.in_own_units(x, codes) > value)
+    return Fit(value, _fvu(x, x - dictionary.reconstruct(x, kept)), float((kept != 0).sum() / len(x)))
 
 
 # ---- 4. verdict

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sae_core.errors import InputError
-from sae_core.specs import Site
+from sae_core.specs import EMBED, EMBEDDING, Site
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _NAME = re.compile(r"(?:(resid|mlp|attn)_([0-9]{1,4})|embed)/([0-9]{1,9})")
@@ -176,17 +176,14 @@ FORMATS: dict[str, Callable[[int, dict[str, Any]], FileLabel]] = {
 
 
 def place_of(format: str, source: str) -> tuple[int, str] | None:
-    """Layer and site name of a source, such as `3-res-sm` or `resid_5`; None where its name does not say.
-
-    The embedding (`e-...` and `embed`) is `resid_pre` of layer 0.
-    """
+    """Layer and site name of a source, such as `3-res-sm`, `e-res-sm` or `resid_5`; None where its name has none."""
     if format == "neuronpedia":
         match, sites = _SOURCE.match(source), _NEURONPEDIA_SITES
         if source.startswith("e-"):
-            return 0, "resid_pre"
+            return EMBEDDING, EMBED
         return (int(match[1]), sites[match[2]]) if match else None
     if source == "embed":
-        return 0, "resid_pre"
+        return EMBEDDING, EMBED
     component, _, layer = source.partition("_")
     return int(layer), _CIRCUIT_SITES[component]
 

@@ -2,8 +2,7 @@
 
     c = relu of the k largest of W (x - pre_encoder_bias);   x_hat = c D^T + pre_encoder_bias
 
-Only those trained with `standardize` false: true, the default, divides by the standard deviation of each activation,
-which no weights can hold.
+With `standardize`, the default, x is standardised first and x_hat brought back, by the formula of SAELens' layer_norm.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import torch
 
 from sae_core.dictionaries.reading import read_json, read_safetensors
 from sae_core.errors import DictionaryError
-from sae_core.interop.foreign import Foreign, refuse
+from sae_core.interop.foreign import Foreign, refuse, standardised
 
 MARK, FILES = "model.safetensors", ("config.json", "model.safetensors")
 PREFIX = "autoencoder."
@@ -27,27 +26,26 @@ def load(file: Path) -> list[Foreign]:
     own = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)} or tensors
     _check(config, set(own), file)
     encoder, layers = own["encoder.weight"], config.get("layers") or []
-    return [
-        Foreign(
-            W_enc=encoder.T,
-            b_enc=torch.zeros(len(encoder)),
-            W_dec=own["decoder.weight"].T,
-            b_dec=own["pre_encoder_bias"],
-            file=file,
-            architecture="mlsae topk",
-            hook=f"blocks.{layers[0]}.hook_resid_post" if len(layers) == 1 else "",
-            k=config["k"],
-            expected_k=config["k"],
-            model_name=str(config.get("model_name") or ""),
-            settings=config,
-        )
-    ]
+    found = Foreign(
+        W_enc=encoder.T,
+        b_enc=torch.zeros(len(encoder)),
+        W_dec=own["decoder.weight"].T,
+        b_dec=own["pre_encoder_bias"],
+        file=file,
+        architecture="mlsae topk",
+        hook=f"blocks.{layers[0]}.hook_resid_post" if len(layers) == 1 else "",
+        k=config["k"],
+        expected_k=config["k"],
+        model_name=str(config.get("model_name") or ""),
+        settings=config,
+    )
+    return [standardised(found, "standardize", "mlsae's") if config.get("standardize", True) else found]
 
 
 def _check(config: dict[str, Any], tensors: set[str], file: Path) -> None:
-    for flag, default in (("standardize", True), ("lens", False), ("tuned_lens", False)):
-        if config.get(flag, default):
-            raise refuse(file, f"{flag} true, which depends on the input or the layer,")
+    for flag in ("lens", "tuned_lens"):
+        if config.get(flag):
+            raise refuse(file, f"{flag} true, a transformation of its own for each layer,")
     if not isinstance(config.get("k"), int):
         raise DictionaryError(f"a whole number k beside {file}", repr(config.get("k")), "Mend config.json")
     missing = {"encoder.weight", "decoder.weight", "pre_encoder_bias"} - tensors

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sae_core.specs import EMBED
 from sae_core.store import DictionaryEntry, RunStore, atomic
 
-SITES = {"resid_post": "res", "mlp_out": "mlp", "mlp_post": "mlpost", "attn_out": "att"}
+SITES = {"resid_post": "res", "mlp_out": "mlp", "mlp_post": "mlpost", "attn_out": "att", EMBED: "res"}
 SET = "explorer"
 GZIP_LEVEL = 5
 DEFAULT_CREATOR = "clkht01d40000jv08hvalcvly"
@@ -67,10 +68,14 @@ def source_set(entry: DictionaryEntry) -> str:
 
 
 def source_id(entry: DictionaryEntry) -> str:
-    """`3-res-explorer` for the headline dictionary of a layer; others have what tells them apart behind `__`."""
-    spec = entry.spec
-    rest = entry.id.removeprefix(f"L{spec.site.layer}-{spec.site.name}").lstrip("-")
-    return f"{spec.site.layer}-{source_set(entry)}" + ("" if entry.headline else f"__{rest}")
+    """`3-res-explorer` for the headline dictionary of a layer; others have what tells them apart behind `__`.
+
+    The embedding stands with the residual stream, as `e`.
+    """
+    site = entry.spec.site
+    layer = "e" if site.name == EMBED else site.layer
+    rest = entry.id.removeprefix(site.place).lstrip("-")
+    return f"{layer}-{source_set(entry)}" + ("" if entry.headline else f"__{rest}")
 
 
 def record_id(*parts: object) -> str:
@@ -112,17 +117,24 @@ def model(names: Names, store: RunStore) -> Record:
         "id": names.model, "instruct": False, "creatorId": names.creator_id, "displayNameShort": names.model,
         "displayName": names.model, "tlensId": name, "dimension": facts.get("d_model"), "visibility": "PUBLIC",
         "defaultSourceSetName": names.set, "defaultSourceId": names.source, "inferenceEnabled": False,
-        "layers": facts.get("n_layers"), "neuronsPerLayer": 4 * facts["d_model"] if facts.get("d_model") else None,
+        "layers": facts.get("n_layers"), "neuronsPerLayer": _neurons(facts),
         "createdAt": names.created, "owner": name.split("/")[0] if "/" in name else None, "updatedAt": names.created,
         "website": None,
     }  # fmt: skip
+
+
+def _neurons(facts: Record) -> int | None:
+    """d_mlp; of a run that was made before manifests named it only where it is 4 d_model by convention."""
+    usual = 4 * facts["d_model"] if facts.get("d_model") and facts.get("architecture") != "llama" else None
+    return facts.get("d_mlp", usual)
 
 
 def sourceset(names: Names, entry: DictionaryEntry) -> Record:
     site = entry.spec.site.name
     return {
         "modelId": names.model, "name": names.set, "creatorId": names.creator_id, "hasDashboards": True,
-        "visibility": "PUBLIC", "description": f"{site}, {entry.n_features} features", "type": site,
+        "visibility": "PUBLIC", "description": f"{site}, {entry.n_features} features",
+        "type": "resid_post" if site == EMBED else site,  # one set with the residual stream has one type
         "creatorName": names.creator, "urls": [], "creatorEmail": None, "releaseName": names.release,
         "defaultOfModelId": None, "defaultRange": 1, "defaultShowBreaks": True, "showDfa": False,
         "showCorrelated": False, "showHeadAttribution": False, "showUmap": False, "createdAt": names.created,

@@ -22,7 +22,6 @@ from sae_core.interop.neuronpedia import Record
 from sae_core.interop.neuronpedia_records import ContextEffects
 from sae_core.intervention import log_softmax, removal_delta
 from sae_core.language_model import LanguageModel
-from sae_core.specs import Site
 from sae_core.tokens import original
 
 CONTRIBUTIONS = 5
@@ -101,7 +100,7 @@ class CausalNumbers:
 
 def removed(model: LanguageModel, dictionary: Dictionary, feature: int, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Clean and edited logits [n, t, V] of windows ids [n, t], the feature removed everywhere; and its codes [n, t]."""
-    site, stream = dictionary.site, Site(dictionary.site.layer)
+    site, stream = dictionary.site, dictionary.site.stream
     found = model.sites(ids, [site, stream])
     codes = dictionary.code(found[site].to(dictionary.W_dec.dtype), feature)
     features = torch.full((len(ids),), feature, device=ids.device)

@@ -73,7 +73,7 @@ def _contents(store: RunStore, roots: Sequence[Node]) -> str:
 
 
 def _title(store: RunStore, root: Node) -> str:
-    return f"Layer {store.dictionary(root[0]).spec.site.layer}, feature {root[1]}"
+    return f"{store.dictionary(root[0]).spec.site.where.capitalize()}, feature {root[1]}"
 
 
 def _anchor(root: Node) -> str:
@@ -199,7 +199,7 @@ class _Feature:
 def _names(store: RunStore, nodes: pd.DataFrame) -> dict[Node, str]:
     found: dict[Node, str] = {}
     for dictionary, group in nodes.groupby("dictionary"):
-        layer = store.dictionary(dictionary).spec.site.layer
+        site = store.dictionary(dictionary).spec.site
         names = feature_names(store, dictionary, group["feature"])
-        found |= {(dictionary, feature): f"L{layer} {name}" for feature, name in names.items()}
+        found |= {(dictionary, feature): f"{site.short} {name}" for feature, name in names.items()}
     return found

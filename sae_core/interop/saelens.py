@@ -3,6 +3,7 @@
 standard  relu(x' W_enc + b_enc)          gated     [x' W_enc + b_gate > 0] relu(x' (W_enc e^r_mag) + b_mag)
 jumprelu  relu(h) [h > threshold]         topk      the k largest of relu(h)
 x' = x - b_dec if apply_b_dec_to_input, else x; decode: c W_dec + b_dec
+layer_norm: x standardised first, and the decoded brought back, as `Dictionary` writes it out; a fixed scale: folded
 """
 
 from __future__ import annotations
@@ -13,16 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
+from sae_core.dictionaries.dictionary import NORMALIZATIONS
 from sae_core.dictionaries.reading import read_json, read_safetensors
+from sae_core.dictionaries.saelens_config import current_form, space_of
 from sae_core.errors import DictionaryError
-from sae_core.interop.foreign import Foreign, edges, gated, input_scaled, refuse
+from sae_core.interop.foreign import Foreign, edges, gated, input_scaled, refuse, standardised
 
 MARK, FILES = "sae_weights.safetensors", ("cfg.json", "sae_weights.safetensors", "activation_scaler.json")
-OLD_NAMES = {
-    "hook_point": "hook_name",
-    "hook_point_head_index": "hook_head_index",
-    "activation_fn_str": "activation_fn",
-}
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 SETTINGS = (
     "context_size", "dataset_path", "prepend_bos", "exclude_special_tokens", "seqpos_slice", "sae_lens_version",
@@ -44,28 +42,12 @@ def load(file: Path) -> list[Foreign]:
         file=file,
         architecture=config["architecture"],
         hook=config.get("hook_name") or "",
-        space=_space(config),
+        space=space_of(config),
         apply_b_dec_to_input=bool(config.get("apply_b_dec_to_input", True)),
         model_name=config.get("model_name") or "",
         settings={key: config[key] for key in SETTINGS if config.get(key) is not None},
     )
     return [_folded(found, config, tensors)]
-
-
-def current_form(config: dict[str, Any]) -> dict[str, Any]:
-    """One flat dict with the names and values of SAELens 6, whichever version wrote it."""
-    flat = {OLD_NAMES.get(key, key): value for key, value in config.items() if key != "metadata"}
-    flat |= config.get("metadata") or {}
-    kwargs = flat.get("activation_fn_kwargs") or {}
-    flat["architecture"] = flat.get("architecture") or "standard"
-    if flat.get("activation_fn") == "topk" and flat["architecture"] == "standard" and kwargs.get("k"):
-        flat["architecture"] = "topk"
-    flat["k"] = flat.get("k") or kwargs.get("k")
-    normalize = flat.get("normalize_activations")
-    flat["normalize_activations"] = {True: "expected_average_only_in", False: "none", None: "none"}.get(
-        normalize, normalize
-    )
-    return flat
 
 
 def _check(config: dict[str, Any], tensors: Tensors, file: Path) -> None:
@@ -75,12 +57,11 @@ def _check(config: dict[str, Any], tensors: Tensors, file: Path) -> None:
     if architecture not in FORMS:
         fix = "Save it for inference with SAELens (batchtopk and matryoshka become jumprelu), then import that"
         raise DictionaryError(f"architecture {', '.join(FORMS)} in {file.parent}", repr(architecture), fix)
-    plain = ("relu", None) if architecture != "topk" else ("relu", "topk", None)
-    if config.get("activation_fn") not in plain:
+    if config["activation_fn"] != "relu":
         raise refuse(file, f"activation_fn {config['activation_fn']}")
-    if config["normalize_activations"] not in ("none", "expected_average_only_in"):
+    if config["normalize_activations"] not in (*NORMALIZATIONS, "expected_average_only_in"):
         raise refuse(file, f"normalize_activations {config['normalize_activations']}, which depends on the input,")
-    if config.get("hook_head_index") is not None or config.get("reshape_activations") not in ("none", None, False):
+    if config.get("hook_head_index") is not None or config["reshape_activations"] != "none":
         raise refuse(file, "a single head or reshaped heads")
 
 
@@ -128,23 +109,19 @@ def _get(tensors: Tensors, name: str, file: Path) -> Tensor:
     return tensors[name]
 
 
-# ---- what is folded, and the space
+# ---- what is folded or kept
 
 
 def _folded(found: Foreign, config: dict[str, Any], tensors: Tensors) -> Foreign:
     if config.get("finetuning_scaling_factor") and "scaling_factor" in tensors:
         rows = found.W_dec.float() * tensors["scaling_factor"].float()[:, None]
         found = found.noted("finetuning_scaling_factor: folded into the decoder", W_dec=rows)
-    if config["normalize_activations"] != "expected_average_only_in":
+    if config["normalize_activations"] == "layer_norm":
+        return standardised(found, "layer_norm", "SAELens'")
+    if config["normalize_activations"] == "none":
         return found
     scaler = found.file.parent / "activation_scaler.json"
     factor = read_json(scaler).get("scaling_factor") if scaler.exists() else None
     if factor is None:
         return found.noted("the activations it was trained on were scaled by a factor that its folder does not name")
     return input_scaled(found, factor, f"activations scaled by {factor:g}")
-
-
-def _space(config: dict[str, Any]) -> str:
-    """`centred` where the folder says so, or that the model's writing weights were centred."""
-    kwargs = config.get("model_from_pretrained_kwargs") or {}
-    return config.get("space") or ("centred" if kwargs.get("center_writing_weights") else "raw")

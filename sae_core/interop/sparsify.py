@@ -11,7 +11,7 @@ from typing import Any
 
 from sae_core.dictionaries.reading import read_json, read_safetensors
 from sae_core.errors import DictionaryError
-from sae_core.interop.foreign import Foreign, refuse
+from sae_core.interop.foreign import TOKEN_EMBEDDING, Foreign, refuse
 
 MARK, FILES = "sae.safetensors", ("cfg.json", "sae.safetensors")
 TENSORS = {"encoder.weight", "encoder.bias", "W_dec", "b_dec"}
@@ -64,7 +64,7 @@ def _width(config: dict[str, Any], found: Foreign) -> int:
 
 def hook_of(hookpoint: str) -> str:
     """`layers.3.mlp` -> `blocks.3.hook_mlp_out`; empty for a name that tells no place."""
-    if hookpoint in ("embed_tokens", "embed_in"):
-        return "blocks.0.hook_resid_pre"
+    if hookpoint.rsplit(".", 1)[-1] in ("embed_tokens", "embed_in", "wte"):
+        return TOKEN_EMBEDDING
     match = HOOKPOINT.fullmatch(hookpoint)
     return f"blocks.{match.group(1)}.{PLACES[match.group(2)]}" if match else ""

@@ -29,7 +29,6 @@ from sae_core.errors import FeatureError, InputError
 from sae_core.intervention import log_softmax
 from sae_core.ioi.prompts import check_lengths
 from sae_core.language_model import KeysValues, LanguageModel
-from sae_core.specs import Site
 
 ROWS_AT_ONCE = 128
 ROWS_A_PASS = 20
@@ -62,7 +61,7 @@ class Patching:
     model: LanguageModel
     dictionary: Dictionary
     lengths: Tensor  # [p]
-    resid: Tensor  # [p, t, d], base runs, resid_post of the dictionary's layer
+    resid: Tensor  # [p, t, d], base runs, the stream of the dictionary's site
     target_logprobs: Tensor  # [p, V], at the last token
     features: Tensor  # [k]
     change: Tensor  # [p, t, k], target codes - base codes
@@ -134,11 +133,12 @@ def read_pairs(
     pairs: Sequence[Pair],
     features: Sequence[int] | None = None,
     signed: bool = False,
+    first: int = 0,
 ) -> Patching:
     """Read both prompts of every pair. `features`: None for those that differ, else exactly these.
 
-    signed: a feature is both sides of a direction, numbered as its positive side. Raises InputError for no pair or
-    prompts of unequal length, DictionaryError for a dictionary of another width.
+    signed: a feature is both sides of a direction, numbered as its positive side. Nothing is patched before position
+    `first`. Raises InputError for no pair or prompts of unequal length, DictionaryError for another width.
     """
     if not pairs:
         raise InputError("at least one pair of prompts", "none", "Ask for some")
@@ -146,10 +146,11 @@ def read_pairs(
         check_lengths(pair.base_ids, pair.target_ids)
     lengths = torch.tensor([len(pair.base_ids) for pair in pairs], device=model.device)
     inside = torch.arange(int(lengths.max()), device=model.device) < lengths[:, None]
-    site, stream = dictionary.site, Site(model.check_layer(dictionary.site.layer))
+    site, stream = dictionary.site, dictionary.site.stream
     base, target = (model.sites(_padded(model, ids), [site, stream]) for ids in zip(*map(_ids, pairs), strict=True))
     codes, target_codes = (dictionary.encode(run[site].to(dictionary.W_dec.dtype)) for run in (base, target))
     change = (target_codes - codes) * inside[..., None]
+    change[:, :first] = 0
     change = signed_codes(change) if signed else change
     chosen = _chosen(change, features)
     directions = model.to_resid(dictionary.W_dec[chosen], site).to(base[stream].dtype)
@@ -247,13 +248,14 @@ def patch_curve(
     base_ids: Sequence[int],
     target_ids: Sequence[int],
     order: Sequence[int],
+    first: int = 0,
 ) -> pd.DataFrame:
     """KL(patched || target) at the last token after the first 0 .. n features of `order` are patched.
 
     Columns: n_patched, feature (the one added last, -1 for none), kl (nats), magnitude (mean edit norm).
     Raises InputError for sentences of unequal length, FeatureError for a feature that does not exist.
     """
-    patching = read_pairs(model, dictionary, [TypedPair(base_ids, target_ids)], order)
+    patching = read_pairs(model, dictionary, [TypedPair(base_ids, target_ids)], order, first=first)
     steps = torch.einsum("tk,kd->ktd", patching.change[0], patching.directions)
     deltas = torch.cat([torch.zeros_like(patching.resid), steps.cumsum(0)])
     divergence = patching.divergence(torch.zeros(len(deltas), dtype=torch.long, device=deltas.device), deltas)

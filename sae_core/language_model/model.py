@@ -5,7 +5,8 @@ never depends on a library default: `attend` masks each query from the keys that
 architectures lies behind `sae_core.language_model.architectures`.
 
 A change of mlp_out or of an MLP neuron is an addition to resid_post; so is one of attn_out where blocks are parallel
-(`to_resid`). In a sequential block the MLP reads attn_out, so such a change is refused.
+(`to_resid`). In a sequential block the MLP reads attn_out, so such a change is refused. What enters block 0 counts as
+the resid_post of layer -1: a change of the embedding is an addition to it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sae_core.errors import InputError, ModelError
 from sae_core.language_model.architectures import adapter_of
-from sae_core.specs import Site
+from sae_core.specs import EMBEDDING, Site
 from sae_core.tokens import readable, sentencepiece_bytes, token_bytes
 
 KeysValues = tuple[Tensor, Tensor]  # each [b, heads, t, d_head], keys already rotated
@@ -196,10 +197,12 @@ class LanguageModel:
 
     def sites(self, ids: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """Activations [b, t, width] at each site, in one pass that stops after the last block needed."""
-        return self.sites_after(self.embed(ids), -1, sites)
+        resid = self.embed(ids)
+        found = {site: in_space(resid, site.space) for site in sites if site.layer == EMBEDDING}
+        return found | self.sites_after(resid, EMBEDDING, sites)
 
     def sites_after(self, resid: Tensor, layer: int, sites: Sequence[Site]) -> dict[Site, Tensor]:
-        """The same from resid_post [b, t, d] of `layer`; every site lies in a later layer."""
+        """The same from resid_post [b, t, d] of `layer`, for the sites that lie in a later layer."""
         stop = 1 + max((self.check_site(site).layer for site in sites), default=layer)
         found: dict[Site, Tensor] = {}
         for current, parts in self.walk(resid, layer + 1, stop):
@@ -244,6 +247,10 @@ class LanguageModel:
 
     # ---- which sites there are
 
+    def width(self, site: Site) -> int:
+        """Number of coordinates at a site: that of the MLP's hidden layer at mlp_post, else d_model."""
+        return self.d_mlp if site.name == "mlp_post" else self.d_model
+
     def check_layer(self, layer: int) -> int:
         """The layer itself. Raises ModelError if the model has no such layer."""
         if not 0 <= layer < self.n_layers:
@@ -253,17 +260,15 @@ class LanguageModel:
     def check_site(self, site: Site) -> Site:
         """The site itself. Raises ModelError if the model has no such layer, or no such site in this form.
 
-        `centred` (the mean over d removed) is exact where nothing downstream sees that mean: at resid_post, mlp_out and
-        attn_out of a model that reads its residual stream through LayerNorms only.
+        `centred` (the mean over d removed) is exact where nothing downstream sees that mean: at all sites but mlp_post
+        of a model that reads its residual stream through LayerNorms only.
         """
-        self.check_layer(site.layer)
+        if site.layer != EMBEDDING:
+            self.check_layer(site.layer)
         if site.space == "centred" and site.name == "mlp_post":
             self._refuse_centred(site, "neurons have no mean that later blocks ignore")
         if site.space == "centred" and not self.final_norm.centres:
             self._refuse_centred(site, "its RMSNorms do not remove the mean over d")
-        if site.name == "mlp_post" and self.d_mlp != site.width(self.d_model):
-            found = f"{self.d_mlp} in {self.name}"
-            raise ModelError(f"{site.width(self.d_model)} neurons (4 d) at {site.hook}", found, "Use another site")
         return site
 
     def _refuse_centred(self, site: Site, why: str) -> None:

@@ -20,11 +20,13 @@ CONTEXT, D = 8, 2
 class Echo:
     """A model whose activations tell which token they belong to: resid = (id, position), mlp_post = -id, 8 wide."""
 
-    d_model = D
     device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.contexts, self.largest = 0, 0
+
+    def width(self, site: Site) -> int:
+        return 4 * D if site == MLP else D
 
     def sites(self, ids: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
         self.contexts += len(ids)

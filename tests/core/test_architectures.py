@@ -22,7 +22,7 @@ from transformers import (
 
 from sae_core.causal_tree import edited_target, parent_layer
 from sae_core.errors import ModelError
-from sae_core.generation import continuation
+from sae_core.generation import Intervention, continuation
 from sae_core.intervention import FeatureEdit, apply_edits, clean_run
 from sae_core.ioi.patching import last_resid
 from sae_core.language_model import LanguageModel, load_language_model
@@ -47,6 +47,7 @@ VARIANTS: dict[str, tuple[Callable[..., Path], dict]] = {
     "linear rope": (tiny_model_folder, {"rope_parameters": LINEAR, "use_parallel_residual": False}),
     "gpt2": (tiny_gpt2_folder, {}),
     "llama": (tiny_llama_folder, {}),
+    "llama, its MLP 2.5 d wide": (tiny_llama_folder, {"intermediate_size": 80}),
     "llama with biases": (tiny_llama_folder, {"attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3}),
 }
 
@@ -75,9 +76,10 @@ def logits(path: Path) -> torch.Tensor:
         return AutoModelForCausalLM.from_pretrained(path)(IDS).logits
 
 
-def sites_of(model: LanguageModel) -> list[str]:
-    """Sites whose changes are additions to resid_post."""
-    return [name for name in SITE_HOOKS if model.parallel or name != "attn_out"]
+def sites_of(model: LanguageModel, layer: int) -> list[Site]:
+    """Sites whose changes are additions to the residual stream: those of a layer, and the embedding."""
+    names = [name for name in SITE_HOOKS if model.parallel or name != "attn_out"]
+    return [site for name in names for site in Site.each([layer], name)]
 
 
 @pytest.mark.parametrize("layer", [-1, 0, 2])
@@ -87,7 +89,7 @@ def test_prefix_then_suffix_is_the_whole_model(variant: LanguageModel, logits: t
 
 @pytest.mark.parametrize("name", SITE_HOOKS)
 def test_sites_equal_the_bridges_hooks(variant: LanguageModel, oracle: TransformerBridge, name: str) -> None:
-    sites = [Site(layer, name) for layer in range(3)]
+    sites = Site.each(range(3), name)
     _, cache = oracle.run_with_cache(IDS, names_filter=[site.hook for site in sites])
     found = variant.sites(IDS, sites)
     for site in sites:
@@ -95,11 +97,10 @@ def test_sites_equal_the_bridges_hooks(variant: LanguageModel, oracle: Transform
 
 
 def test_an_addition_at_a_site_is_one_to_resid_post(variant: LanguageModel, oracle: TransformerBridge) -> None:
-    for name in sites_of(variant):
-        site = Site(1, name)
-        delta = torch.randn(3, 24, site.width(variant.d_model), generator=torch.Generator().manual_seed(2))
+    for site in sites_of(variant, 1):
+        delta = torch.randn(3, 24, variant.width(site), generator=torch.Generator().manual_seed(2))
         expected = oracle.run_with_hooks(IDS, fwd_hooks=[(site.hook, lambda x, hook, delta=delta: x + delta)])
-        found = variant.suffix(variant.prefix(IDS, 1) + variant.to_resid(delta, site), 1)
+        found = variant.suffix(variant.prefix(IDS, site.layer) + variant.to_resid(delta, site), site.layer)
         assert_close(found, expected, rtol=0, atol=5e-5)
 
 
@@ -119,9 +120,8 @@ def test_attn_out_of_a_sequential_block_is_read_but_not_edited(
 
 
 def test_removing_a_feature_equals_the_same_hook(variant: LanguageModel, oracle: TransformerBridge) -> None:
-    for name in sites_of(variant):
-        site = Site(0, name)
-        dictionary = random_dictionary(site)
+    for site in sites_of(variant, 0):
+        dictionary = random_dictionary(site, width=variant.width(site))
         clean = clean_run(variant, dictionary, IDS[0])
         feature = int(clean.codes.ne(0).sum(0).argmax())
 
@@ -181,6 +181,11 @@ def test_centred_where_it_has_an_exact_meaning(variant: LanguageModel) -> None:
         else:
             with pytest.raises(ModelError, match="RMSNorm.*space raw"):
                 variant.sites(IDS, [site])
+    embedding, raw = Site(-1, "embed", "centred"), Site(-1, "embed")
+    if variant.final_norm.centres:
+        found = variant.sites(IDS, [embedding, raw])
+        assert_close(found[embedding].mean(-1), torch.zeros(3, 24), rtol=0, atol=1e-6)
+        assert_close(variant.suffix(found[embedding], -1), variant.suffix(found[raw], -1), rtol=0, atol=1e-4)
     with pytest.raises(ModelError, match="neurons.*space raw"):
         variant.sites(IDS, [Site(1, "mlp_post", "centred")])
 
@@ -198,11 +203,35 @@ def test_form_is_part_of_the_hash(tmp_path: Path) -> None:
     assert load_language_model(ModelSpec(str(tmp_path / "model")), "cpu").hash != parallel.hash
 
 
-def test_an_mlp_that_is_not_four_times_as_wide_has_no_neuron_site(tmp_path: Path) -> None:
-    model = load_language_model(ModelSpec(str(tiny_llama_folder(tmp_path, intermediate_size=80))), "cpu")
-    with pytest.raises(ModelError, match="128 neurons.*Found 80"):
-        model.sites(IDS, [Site(0, "mlp_post")])
-    assert model.to_resid(torch.ones(2, 32), Site(0, "mlp_out")).shape == (2, 32)
+def test_what_enters_block_0_is_read_with_its_positions_and_edited(path: Path, variant: LanguageModel) -> None:
+    """The oracle: a hook on the Hugging Face model's first block reads and changes what enters it."""
+    model = AutoModelForCausalLM.from_pretrained(path)
+    block = next(module for name, module in model.named_modules() if name.endswith((".layers.0", ".h.0")))
+    site, entered = Site(-1, "embed"), []
+    dictionary = random_dictionary(site, tied=False)
+    clean = clean_run(variant, dictionary, IDS[0])
+    feature = int(clean.codes.ne(0).sum(0).argmax())
+
+    def hook(module, args, kwargs):
+        x = args[0] if args else kwargs["hidden_states"]
+        entered.append(x)
+        code = torch.relu((x - dictionary.b_dec) @ dictionary.W_enc[:, feature] + dictionary.b_enc[feature])
+        x = x - code[..., None] * dictionary.W_dec[feature]
+        return ((x, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": x})
+
+    block.register_forward_pre_hook(hook, with_kwargs=True)
+    with torch.inference_mode():
+        expected = model(IDS[:1]).logits[0].log_softmax(-1)
+    assert_close(variant.sites(IDS[:1], [site])[site], entered[0])
+    found = apply_edits(variant, dictionary, clean, [FeatureEdit(feature)])
+    assert_close(found.edited_logprobs, expected, rtol=0, atol=1e-4)
+    assert (found.edited_logprobs - found.clean_logprobs).abs().max() > 0.01
+    longer = continuation(variant, IDS[0].tolist(), 3, intervention=Intervention(dictionary, (FeatureEdit(feature),)))
+    ids = IDS[0].tolist()
+    with torch.inference_mode():
+        for _ in range(3):  # the hook is still there, and edits every token anew
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1, : variant.n_tokens].argmax()))
+    assert longer == ids[24:]
 
 
 def test_an_end_of_text_token_that_only_the_config_names(tmp_path: Path) -> None:

@@ -174,6 +174,8 @@ def test_shared_tokens() -> None:
         (Site(1), Site(1), True),
         (Site(1), Site(4), True),
         (Site(1), Site(2, "attn_out"), True),
+        (Site(-1, "embed"), Site(2), True),
+        (Site(-1, "embed"), Site(0, "mlp_post"), False),
         (Site(1, "mlp_post"), Site(1, "mlp_post"), True),
         (Site(1, "mlp_post"), Site(2, "mlp_post"), False),
         (Site(1, "mlp_post"), Site(1), False),

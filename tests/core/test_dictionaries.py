@@ -120,7 +120,9 @@ def test_reads_a_flat_folder_of_old_saelens(tmp_path: Path) -> None:
             "rescale_acts_by_decoder_norm `False`",
         ),
         ({"activation_fn_str": "topk"}, "activation_fn `relu`.*topk"),
-        ({"normalize_activations": "layer_norm"}, "normalize_activations `none`.*layer_norm"),
+        ({"normalize_activations": "constant_norm_rescale"}, "normalize_activations `none`, `layer_norm`.*constant"),
+        ({"normalize_activations": True}, "normalize_activations .*expected_average_only_in"),
+        ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor `False`.*True"),
         ({"reshape_activations": "hook_z"}, "reshape_activations"),
         ({"d_in": 5}, r"W_enc of shape \[5, 6\].*\[4, 6\]"),
         ({"metadata": {}}, "a hook_name"),
@@ -237,6 +239,18 @@ def test_topk_as_old_saelens_wrote_it(folder: Path) -> None:
     edit_config(folder, activation_fn_str="topk", activation_fn_kwargs={"k": 2})
     x = torch.randn(10, WIDTH)
     torch.testing.assert_close(load_dictionary(folder).encode(x), topk().encode(x))
+
+
+def test_metadata_never_overrules_what_the_file_says_itself(folder: Path) -> None:
+    metadata = json.loads((folder / "cfg.json").read_text())["metadata"]
+    edit_config(folder, metadata={**metadata, "architecture": "gated", "normalize_activations": "layer_norm", "k": 2})
+    assert load_dictionary(folder).hash == tied().hash
+
+
+def test_centred_writing_weights_mean_the_centred_space(folder: Path) -> None:
+    edit_config(folder, metadata={"hook_name": "blocks.2.hook_mlp_out",
+                                  "model_from_pretrained_kwargs": {"center_writing_weights": True}})  # fmt: skip
+    assert load_dictionary(folder).site == replace(SITE, space="centred")
 
 
 def test_k_and_threshold_count_in_the_hash() -> None:

@@ -241,14 +241,17 @@ def test_a_continuation_ends_at_the_context_and_at_the_end_of_text(
 
 
 @pytest.mark.parametrize("keep_error", [True, False])
-@pytest.mark.parametrize("site", [Site(0), Site(1, "mlp_post"), Site(1, space="centred")], ids=str)
+@pytest.mark.parametrize("site", [Site(-1, "embed"), Site(0), Site(1, "mlp_post"), Site(1, space="centred")], ids=str)
 def test_the_copied_code_reproduces_the_numbers(
     folder: Path, model: LanguageModel, tmp_path: Path, site: Site, keep_error: bool
 ) -> None:
     check_copied_code(random_dictionary(site, n_features=64, tied=False), folder, model, tmp_path, keep_error)
 
 
-@pytest.mark.parametrize("form", [{"threshold": torch.full((64,), 0.2)}, {"k": 9}], ids=["jumprelu", "topk"])
+JUMPRELU, TOPK, LAYER_NORM = {"threshold": torch.full((64,), 0.2)}, {"k": 9}, {"normalize_activations": "layer_norm"}
+
+
+@pytest.mark.parametrize("form", [JUMPRELU, TOPK, LAYER_NORM, LAYER_NORM | JUMPRELU, LAYER_NORM | TOPK])
 def test_the_copied_code_knows_every_architecture(
     folder: Path, model: LanguageModel, tmp_path: Path, form: dict
 ) -> None:

@@ -146,7 +146,7 @@ def test_trap_an_interrupted_run_is_not_a_state_dict(tmp_path: Path) -> None:
         ("resid_out_layer3/10_32768", None, "blocks.3.hook_resid_post"),  # of Marks: the output of layer 3
         ("attn_out_layer2/10_32768", None, "blocks.2.hook_attn_out"),
         ("mlp_out_layer0/10_32768", None, "blocks.0.hook_mlp_out"),
-        ("embed/10_32768", None, "blocks.0.hook_resid_pre"),
+        ("embed/10_32768", None, "hook_embed"),
         ("resid_post_layer_4/trainer_7", None, "blocks.4.hook_resid_post"),
         ("somewhere", {"trainer": {"submodule_name": "mlp_out_layer_5"}}, "blocks.5.hook_mlp_out"),
         ("somewhere", {"submodule_name": "resid_post_layer_1"}, "blocks.1.hook_resid_post"),  # flat, as old ones

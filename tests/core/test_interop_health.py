@@ -126,6 +126,10 @@ def test_places_fit_the_width_and_the_layers(model: LanguageModel, load: Callabl
     neurons = health.places(load("L2-mlp_post-untied-r1-a1e-3"), model)
     assert {(site.name, site.space) for site in neurons} == {("mlp_post", "raw")}
     assert {site.layer for site in neurons} == {1, 2, 3}
+    first = {site.hook for site in health.places(replace(load(LAST), site=Site(0)), model)}
+    assert "blocks.0.hook_resid_pre" in first
+    embedding = [site.hook for site in health.places(replace(load(LAST), site=Site(-1, "embed")), model)]
+    assert embedding == ["blocks.0.hook_resid_pre"] * 2 + ["blocks.0.hook_resid_post"] * 2
 
 
 def test_scale_fit_by_brute_force(model: LanguageModel, load: Callable, batches: list) -> None:

@@ -128,11 +128,11 @@ def test_unknown_formats_and_files_are_refused(tmp_path: Path) -> None:
         ("neuronpedia", "3-res-sm", (3, "resid_post")),
         ("neuronpedia", "12-mlp-sm__x", (12, "mlp_out")),
         ("neuronpedia", "0-att-sm", (0, "attn_out")),
-        ("neuronpedia", "e-res-sm", (0, "resid_pre")),
+        ("neuronpedia", "e-res-sm", (-1, "embed")),
         ("neuronpedia", "3-mlpost-explorer", None),
         ("neuronpedia", "6-gemmascope-res-16k", None),
         ("feature-circuits", "resid_5", (5, "resid_post")),
-        ("feature-circuits", "embed", (0, "resid_pre")),
+        ("feature-circuits", "embed", (-1, "embed")),
     ],
 )
 def test_places_of_sources(format: str, source: str, place: tuple | None) -> None:

@@ -52,7 +52,7 @@ def test_trap_sparsify_keeps_the_precision_of_its_file(tmp_path: Path) -> None:
         ("layers.3", "blocks.3.hook_resid_post"),
         ("layers.3.mlp", "blocks.3.hook_mlp_out"),
         ("gpt_neox.layers.0.attention", "blocks.0.hook_attn_out"),
-        ("embed_tokens", "blocks.0.hook_resid_pre"),
+        ("embed_tokens", "hook_embed"),
         ("anything", ""),
     ],
 )
@@ -196,7 +196,7 @@ def write_mlsae(folder: Path, prefix: str = "", **changes: object) -> Path:
     folder.mkdir(exist_ok=True)
     save_file({prefix + name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors")
     config = {"n_inputs": WIDTH, "n_latents": F, "k": 3, "standardize": False, "layers": [2], **changes}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
     return folder / "model.safetensors"
 
 
@@ -211,6 +211,25 @@ def test_mlsae(tmp_path: Path, prefix: str) -> None:
     assert mlsae.load(write_mlsae(tmp_path, layers=[0, 1, 2]))[0].hook == ""
 
 
-def test_mlsae_that_standardises_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DictionaryError, match="standardize true, which depends on the input"):
-        mlsae.load(write_mlsae(tmp_path, standardize=True))
+@pytest.mark.parametrize("standardize", [True, None])  # None: not in the file, so mlsae's own default
+def test_mlsae_that_standardises(tmp_path: Path, standardize: bool | None) -> None:
+    """MLSAE.forward: standardize (std with n - 1, eps outside it), encode, decode, times std plus mean."""
+    p = parts()
+    found = mlsae.load(write_mlsae(tmp_path, standardize=standardize))[0]
+    mean = x().mean(dim=-1, keepdim=True)
+    std = (x() - mean).std(dim=-1, keepdim=True)
+    latents = ((x() - mean) / (std + 1e-5) - p["b_dec"]) @ p["W_enc"]
+    values, indices = latents.topk(3)
+    sparse = torch.zeros_like(latents).scatter(-1, indices, values.relu())
+    dictionary = as_dictionary(found)
+    codes = dictionary.encode(x())
+    torch.testing.assert_close(codes, std * sparse, atol=2e-5, rtol=1e-5)
+    recons = (sparse @ p["W_dec"] + p["b_dec"]) * std + mean
+    torch.testing.assert_close(dictionary.reconstruct(x(), codes), recons, atol=5e-5, rtol=1e-5)
+    assert "mlsae's times the standard deviation" in found.notes[0]
+
+
+@pytest.mark.parametrize("flag", ["lens", "tuned_lens"])
+def test_mlsae_with_a_transformation_of_each_layer_is_refused(tmp_path: Path, flag: str) -> None:
+    with pytest.raises(DictionaryError, match=f"{flag} true, a transformation"):
+        mlsae.load(write_mlsae(tmp_path, **{flag: True}))

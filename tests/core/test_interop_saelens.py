@@ -12,6 +12,7 @@ from sae_core.errors import DictionaryError, SpecError
 from sae_core.interop import saelens
 from sae_core.interop.foreign import site_of
 from sae_core.intervention import falls_back_to_remove, to_threshold
+from sae_core.specs import Site
 from tests.foreign_files import WIDTH, F, as_dictionary, check, draw, largest, parts, write_saelens, x
 
 HOOK = "blocks.3.hook_mlp_out"
@@ -143,7 +144,7 @@ def test_a_stored_scale_of_the_input_is_folded(tmp_path: Path) -> None:
         ({"metadata": {"hook_name": HOOK, "hook_name_out": "blocks.3.hook_resid_post"}}, "a transcoder"),
         ({"architecture": "batchtopk"}, "architecture .*'batchtopk'.*for inference"),
         ({"architecture": "temporal"}, "architecture .*'temporal'"),
-        ({"normalize_activations": "layer_norm"}, "layer_norm, which depends on the input"),
+        ({"normalize_activations": "covariance_whitening"}, "covariance_whitening, which depends on the input"),
         ({"normalize_activations": "constant_norm_rescale"}, "constant_norm_rescale, which depends on the input"),
         ({"activation_fn": "tanh-relu"}, "tanh-relu"),
         ({"reshape_activations": "hook_z"}, "reshaped heads"),
@@ -187,7 +188,13 @@ def test_centred_writing_weights_mean_the_centred_space(tmp_path: Path) -> None:
 def test_resid_pre_is_the_layer_before(tmp_path: Path) -> None:
     site, note = site_of("blocks.3.hook_resid_pre", "raw")
     assert site.hook == "blocks.2.hook_resid_post" and "same tensor" in note
-    with pytest.raises(SpecError, match="the embedding"):
-        site_of("blocks.0.hook_resid_pre", "raw")
     with pytest.raises(SpecError, match="hook_z"):
         site_of("blocks.0.attn.hook_z", "raw")
+    assert site_of("blocks.0.hook_resid_pre", "centred", learned_positions=True) == (Site(-1, "embed", "centred"), "")
+
+
+def test_the_embedding_module_alone_is_the_stream_only_without_learned_positions() -> None:
+    site, note = site_of("hook_embed", "raw")
+    assert site == Site(-1, "embed") and note == "hook_embed is the same tensor as blocks.0.hook_resid_pre"
+    with pytest.raises(SpecError, match="embedding . positions.*hook_embed, the embedding alone"):
+        site_of("hook_embed", "raw", learned_positions=True)

@@ -34,7 +34,8 @@ from tests.tiny_model import random_dictionary
 
 IDS = torch.randint(1, 260, (18,), generator=torch.Generator().manual_seed(4))
 OTHER = torch.randint(1, 260, (18,), generator=torch.Generator().manual_seed(5))
-SITES = [Site(1, name) for name in SITE_HOOKS] + [Site(1, space="centred"), Site(2), Site(0)]
+SITES = [site for name in SITE_HOOKS for site in Site.each([1], name)]
+SITES += [Site(1, space="centred"), Site(2), Site(0), Site(-1, "embed", "centred")]
 
 
 @pytest.fixture(scope="module")

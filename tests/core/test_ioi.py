@@ -126,7 +126,9 @@ def bridge_kl(bridge: TransformerBridge, dictionary: Dictionary, pair: TypedPair
 
 
 @pytest.mark.parametrize(
-    "site", [Site(0), Site(1), Site(2), Site(1, "mlp_post"), Site(1, "attn_out")], ids=lambda s: f"{s.layer}-{s.name}"
+    "site",
+    [Site(-1, "embed"), Site(0), Site(1), Site(2), Site(1, "mlp_post"), Site(1, "attn_out")],
+    ids=lambda site: site.place,
 )
 def test_a_patched_run_equals_the_bridge(
     model: LanguageModel, bridge: TransformerBridge, pairs: list[TypedPair], site: Site

@@ -41,11 +41,11 @@ def test_suffix_unembeds_only_the_positions_asked_for(model: LanguageModel, logi
 
 @pytest.mark.parametrize("name", SITE_HOOKS)
 def test_sites_equal_the_bridges_hooks(model: LanguageModel, bridge: TransformerBridge, name: str) -> None:
-    sites = [Site(layer, name) for layer in range(3)]
+    sites = Site.each(range(3), name)
     _, cache = bridge.run_with_cache(IDS, names_filter=[site.hook for site in sites])
     found = model.sites(IDS, sites)
     for site in sites:
-        assert found[site].shape[-1] == site.width(model.d_model)
+        assert found[site].shape[-1] == model.width(site)
         assert_close(found[site], cache[site.hook], rtol=1e-4, atol=3e-5)
 
 
@@ -65,11 +65,10 @@ def test_sites_stop_after_the_last_block_needed(model: LanguageModel, monkeypatc
 
 
 def test_an_addition_at_any_site_is_one_to_resid_post(model: LanguageModel, bridge: TransformerBridge) -> None:
-    for name in SITE_HOOKS:
-        site = Site(1, name)
-        delta = torch.randn(3, 24, site.width(model.d_model), generator=torch.Generator().manual_seed(2))
+    for site in (site for name in SITE_HOOKS for site in Site.each([1], name)):
+        delta = torch.randn(3, 24, model.width(site), generator=torch.Generator().manual_seed(2))
         expected = bridge.run_with_hooks(IDS, fwd_hooks=[(site.hook, lambda x, hook, delta=delta: x + delta)])
-        found = model.suffix(model.prefix(IDS, 1) + model.to_resid(delta, site), 1)
+        found = model.suffix(model.prefix(IDS, site.layer) + model.to_resid(delta, site), site.layer)
         assert_close(found, expected, rtol=0, atol=2e-5)
 
 

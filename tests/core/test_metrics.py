@@ -13,7 +13,7 @@ from sae_core.dictionaries import Dictionary
 from sae_core.errors import CorpusError
 from sae_core.language_model import LanguageModel, load_language_model
 from sae_core.metrics import CodeMetrics, CodeSums, SpliceLosses, Variation, held_out_batches, measure
-from sae_core.specs import ModelSpec, Site
+from sae_core.specs import SITE_HOOKS, ModelSpec, Site
 from tests.tiny_model import tiny_model_folder
 
 LAYER = 1
@@ -43,8 +43,9 @@ def identity(site: Site, width: int) -> Dictionary:
 
 def hooked_loss(model: LanguageModel, ids: Tensor, site: Site, change) -> float:
     """Oracle: the whole Hugging Face model, its module's output replaced by `change(output)` in a forward hook."""
-    block = model.hf_model.gpt_neox.layers[site.layer]
+    block = model.hf_model.gpt_neox.layers[max(site.layer, 0)]
     modules = {"resid_post": block, "mlp_out": block.mlp, "attn_out": block.attention, "mlp_post": block.mlp.act}
+    modules["embed"] = model.hf_model.gpt_neox.embed_in
 
     def hook(module, inputs, output):
         return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
@@ -59,10 +60,10 @@ def hooked_loss(model: LanguageModel, ids: Tensor, site: Site, change) -> float:
     return -logprobs.gather(-1, ids[:, 1:, None]).mean().item()
 
 
-@pytest.mark.parametrize("name", ["resid_post", "mlp_out", "mlp_post", "attn_out"])
+@pytest.mark.parametrize("name", SITE_HOOKS)
 def test_losses_equal_the_model_with_hooks(model: LanguageModel, ids: Tensor, name: str) -> None:
-    site = Site(LAYER, name)
-    own = dictionary(site, site.width(model.d_model))
+    site = Site.each([LAYER], name)[0]
+    own = dictionary(site, model.width(site))
     found = measure(model, [own], ids.split(4))[0].losses
     expected = [
         hooked_loss(model, ids, site, lambda x: x),

@@ -29,7 +29,8 @@ def test_dictionary_id_reads_like_the_contract() -> None:
     spec = DictionarySpec(Site(2), "tied", 4, 8.6e-4)
     assert spec.id == "L2-resid_post-tied-r4-a8.6e-4"
     assert spec.n_features(128) == 512
-    assert DictionarySpec(Site(2, "mlp_post"), "untied", 0.5, 0).n_features(128) == 256
+    assert DictionarySpec(Site(2, "mlp_post"), "untied", 0.5, 0).n_features(512) == 256
+    assert DictionarySpec(Site(-1, "embed", "centred"), "tied", 4, 8e-4).id == "embed-centred-tied-r4-a8e-4"
     assert DictionarySpec(Site(2, "mlp_out", "centred"), "untied", 1, 0).id == "L2-mlp_out-centred-untied-r1-a0"
 
 
@@ -61,15 +62,31 @@ def test_hook_names_round_trip(name: str) -> None:
     assert Site.from_hook(Site(11, name).hook) == Site(11, name)
 
 
+def test_the_embedding_is_a_site_in_front_of_the_layers() -> None:
+    site = Site.from_hook("blocks.0.hook_resid_pre")
+    assert site == Site(-1, "embed") == Site.from_dict({"layer": -1, "name": "embed", "space": "raw"})
+    assert site.hook == "blocks.0.hook_resid_pre"
+    assert (site.words, site.where, site.short, site.place) == ("embedding", "embedding", "embed", "embed")
+    assert (site.title, Site(2, "mlp_out").title) == ("Embedding", "Layer 2 · mlp_out")
+    assert Site(2, "mlp_out").words == "layer 2 mlp_out" and Site(2, "mlp_out").place == "L2-mlp_out"
+    assert Site(-1, "embed", "centred").stream == site and Site(2, "mlp_post").stream == Site(2)
+    assert Site.each([0, 2], "embed") == [site] and Site.each([0, 2], "mlp_out")[1] == Site(2, "mlp_out")
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: Site(0, "resid_mid"),
         lambda: Site(-1),
+        lambda: Site(0, "embed"),
+        lambda: Site(-2, "embed"),
+        lambda: Site.from_hook("blocks.1.hook_resid_pre"),
         lambda: Site(0, space="whitened"),
         lambda: Site.from_hook("blocks.1.attn.hook_q"),
         lambda: CorpusSpec.parse("text:"),
         lambda: CorpusSpec.parse("webmix.jsonl"),
+        lambda: CorpusSpec.parse("hub:x/y:train:text:a:b"),
+        lambda: CorpusSpec.parse("hub::train"),
         lambda: ModelSpec.from_dict({"name": "a", "colour": 1}),
         lambda: ModelSpec.from_dict({}),
         lambda: DictionarySpec(Site(0), "batchtopk", 4),
@@ -94,6 +111,12 @@ def test_corpus_forms() -> None:
     pinned = CorpusSpec.parse("hub:x/y@v1:train:content")
     assert pinned == CorpusSpec("hub", ("x/y",), "train", "content", "v1")
     assert CorpusSpec.parse(str(pinned)) == pinned
+    one = CorpusSpec.parse("hub:wikitext:::wikitext-103-raw-v1")
+    assert one == CorpusSpec("hub", ("wikitext",), config="wikitext-103-raw-v1")
+    assert str(one) == "hub:wikitext:train:text:wikitext-103-raw-v1" and CorpusSpec.parse(str(one)) == one
+    both = CorpusSpec.parse("hub:x/y@v1:validation:body:20220301.en")
+    assert both == CorpusSpec("hub", ("x/y",), "validation", "body", "v1", "20220301.en")
+    assert CorpusSpec.parse(str(both)) == both
 
 
 def test_the_ways_to_write_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,5 +135,5 @@ def test_the_ways_to_write_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_manifests_older_than_a_field_still_read() -> None:
     spec = RunSpec(ModelSpec("a"), CorpusSpec("hub", ("x/y",)))
     old = spec.to_dict()
-    del old["end_of_text"], old["skip_first"], old["corpus"]["revision"]
+    del old["end_of_text"], old["skip_first"], old["corpus"]["revision"], old["corpus"]["config"]
     assert RunSpec.from_dict(old) == spec

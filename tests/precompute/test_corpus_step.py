@@ -47,7 +47,7 @@ def test_facts_in_the_manifest(tmp_path, args, model):
     facts = store.manifest.corpus
     assert (facts["n_train_tokens"], facts["n_held_out_tokens"]) == (6000 // 64 * 64, 600 // 64 * 64)
     assert facts["hash"] == load_windows(store.folder, "train").hash
-    sizes = {"d_model": 32, "n_layers": 3, "n_heads": 4, "n_ctx": 64, "d_vocab": 276, "n_tokens": 265}
+    sizes = {"d_model": 32, "d_mlp": 128, "n_layers": 3, "n_heads": 4, "n_ctx": 64, "d_vocab": 276, "n_tokens": 265}
     found = store.manifest.model
     assert {k: found[k] for k in sizes} == sizes
     assert found["name"] == str(model) and len(found["hash"]) == 64

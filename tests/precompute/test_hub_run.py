@@ -21,7 +21,7 @@ from sae_core.corpus import load_windows
 from sae_core.store import RunStore
 from tests.conftest import ROOT
 from tests.hub_server import Hub, commit_of, hub_server, use
-from tests.tiny_model import tiny_model_folder
+from tests.tiny_model import tiny_model_folder, tiny_tokenizer
 
 MODEL, TEXT = "tiny/pythia", "some/words"
 SIZES = ["--tokens", "1000", "--metric-tokens", "200", "--context", "64", "--window", "16", "--device", "cpu"]
@@ -96,3 +96,29 @@ def test_what_the_hub_lacks_is_said_in_a_sentence(
     ):
         assert main(["corpus", *asked_for(tmp_path / f"run{number}", text, model, 2000)]) == 2
         assert found in capsys.readouterr().err
+
+
+@pytest.mark.timeout(600)
+def test_one_configuration_of_a_data_set_with_several(hub: Hub, tmp_path: Path) -> None:
+    name, folder = "some/animals", tmp_path / "animals"
+    for animal in ("cat", "dog"):
+        words(folder / animal, animal)
+    configs = "".join(f"- config_name: {animal}s\n  data_files: {animal}/data/*.parquet\n" for animal in ("cat", "dog"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    commit = hub.add(f"datasets/{name}", folder)
+    model = f"{MODEL}@step3"
+
+    done = corpus(hub, tmp_path / "run", f"hub:{name}::content:dogs", model, 2000)
+    assert done.returncode == 0, done.stderr
+    store = RunStore.open(tmp_path / "run")
+    assert store.manifest.corpus["commit"] == commit and store.manifest.spec.corpus.config == "dogs"
+    assert str(store.manifest.spec.corpus) == f"hub:{name}:train:content:dogs"
+    tokens = load_windows(store.folder, "train").tokens.reshape(-1)
+    text = tiny_tokenizer().decode(tokens.tolist())
+    assert "the dog 1 sat" in text and "cat" not in text
+
+    wrong = (("", "available configs: ['cats', 'dogs']"), (":owls", "'owls' not found"))
+    for number, (config, found) in enumerate(wrong):
+        done = corpus(hub, tmp_path / f"without{number}", f"hub:{name}:train:content{config}", model, 2000)
+        assert done.returncode == 2 and found in done.stderr, done.stderr
+        assert "configuration" in done.stderr

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from precompute.__main__ import main
+from precompute.import_ import Args, _placed
 from precompute.metrics import assign_roles
 from precompute.steps import STEPS
 from sae_core.dictionaries import load_dictionary, read_metadata
-from sae_core.interop import health
-from sae_core.specs import DictionarySpec, Site
+from sae_core.errors import DictionaryError, SpecError
+from sae_core.interop import dictionary_learning, health, saelens
+from sae_core.language_model import load_language_model
+from sae_core.specs import DictionarySpec, ModelSpec, Site
 from sae_core.store import DictionaryEntry, RunStore
 from tests.foreign_files import draw, parts, write_ae, write_saelens, write_sparsify
 from tests.precompute.prepared_run import prepared_run
+from tests.tiny_model import tiny_gpt2_folder, tiny_llama_folder, tiny_model_folder
 
 WIDTH, F = 16, 24
 
@@ -33,7 +38,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for layer in (0, 1):
         config = {"hook_point": f"blocks.{layer}.hook_resid_post", "d_in": WIDTH, "d_sae": F, "model_name": "tiny"}
         write_saelens(top / "res-sm" / f"blocks.{layer}.hook_resid_post", config, parts(layer, WIDTH, F))
-    write_saelens(top / "res-sm" / "blocks.0.hook_resid_pre", {"hook_point": "blocks.0.hook_resid_pre"}, parts())
+    for hook in ("blocks.0.hook_resid_pre", "blocks.0.hook_resid_mid"):
+        write_saelens(top / "res-sm" / hook, {"hook_point": hook}, parts(0, WIDTH, F))
     state = {"encoder.weight": draw(F, WIDTH), "encoder.bias": draw(F), "decoder.weight": draw(WIDTH, F, seed=2),
              "bias": draw(WIDTH)}  # fmt: skip
     trainer = {"submodule_name": "mlp_out_layer_1", "lm_name": "someone/other-model"}
@@ -62,17 +68,18 @@ def test_one_command_from_folders_to_tables(folders: Path, tmp_path: Path, capsy
     assert imported(run, "--from", *places, *start) == 0
     store = RunStore.open(run)
     assert [entry.id for entry in store.dictionaries] == [
+        "embed-saelens-r1.5-res_sm",
         "L0-resid_post-saelens-r1.5-res_sm",
         "L1-mlp_out-dictionary_learning-r1.5-dl_trainer_0",
         "L1-resid_post-saelens-r1.5-res_sm",
         "L2-resid_post-sparsify-r1.5-k4-sp",
     ]
     assert {entry.role for entry in store.dictionaries} == {"main"}
-    assert [entry.headline for entry in store.dictionaries] == [True, False, True, True]
+    assert [entry.headline for entry in store.dictionaries] == [False, True, False, True, True]
     done = {name: step.state(store) for name, step in STEPS.items()}
     assert done == dict.fromkeys(STEPS, "ready")
     shown = capsys.readouterr()
-    assert "left out" in shown.out and "the embedding" in shown.out
+    assert "left out" in shown.out and "blocks.0.hook_resid_mid" in shown.out
     assert "its files name the model someone/other-model; this run's is" in shown.out
     assert "http://localhost:8501/browse?run=started&dictionary=L0-resid_post-saelens-r1.5-res_sm" in shown.out
 
@@ -124,7 +131,7 @@ def test_another_source_of_the_same_name_is_numbered(folders: Path, prepared: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--from", "saelens:{}/res-sm/blocks.0.hook_resid_pre"], "the embedding"),
+        (["--from", "saelens:{}/res-sm/blocks.0.hook_resid_post", "--hook", "blocks.0.attn.hook_z"], "a hook like"),
         (["--from", "saelens:{}/nowhere"], "is no folder or file here"),
         (["--from", "sparsify:{}/res-sm"], "Found none"),
         (["--from", "saelens:{}/res-sm/blocks.0.hook_resid_post", "--hook", "blocks.9.hook_resid_post"], "a layer"),
@@ -139,6 +146,35 @@ def test_errors_are_sentences(
     assert imported(prepared, *[text.format(folders) for text in arguments], "--only-import") == 2
     shown = capsys.readouterr().err
     assert message in shown and "Traceback" not in shown
+
+
+def test_an_embedding_is_placed_where_no_positions_are_added_to_it(tmp_path: Path) -> None:
+    """The module's output alone: what enters block 0 of a Pythia, but not of a GPT-2, which adds positions first."""
+    state = {"encoder.weight": draw(F, 32), "encoder.bias": draw(F), "decoder.weight": draw(32, F), "bias": draw(32)}
+    found, *_ = dictionary_learning.load(write_ae(tmp_path / "embed" / "10_24", state))
+    args = Args(run=tmp_path, sources=())
+    pythia, gpt2 = (
+        load_language_model(ModelSpec(str(write(tmp_path / write.__name__))), "cpu")
+        for write in (tiny_model_folder, tiny_gpt2_folder)
+    )
+    dictionary, notes = _placed(found, pythia, args)
+    assert dictionary.site == Site(-1, "embed") and "hook_embed is the same tensor" in notes[0]
+    with pytest.raises(SpecError, match="embedding . positions.*hook_embed, the embedding alone"):
+        _placed(found, gpt2, args)
+    assert _placed(found, gpt2, replace(args, hook="blocks.0.hook_resid_pre"))[0].site == Site(-1, "embed")
+
+
+def test_neurons_are_as_many_as_the_model_has(tmp_path: Path) -> None:
+    model = load_language_model(ModelSpec(str(tiny_llama_folder(tmp_path, intermediate_size=80))), "cpu")
+    args = Args(run=tmp_path, sources=(), hook="blocks.1.mlp.hook_post")
+    for width in (80, 128):
+        weights = write_saelens(tmp_path / str(width), {"hook_name": "blocks.1.mlp.hook_post"}, parts(0, width, F))
+        found, *_ = saelens.load(weights)
+        if width == 80:
+            assert _placed(found, model, args)[0].site == Site(1, "mlp_post")
+        else:
+            with pytest.raises(DictionaryError, match="of width 80.*width 128"):
+                _placed(found, model, args)
 
 
 def test_a_new_run_needs_a_model_and_a_corpus(

@@ -11,8 +11,8 @@ from precompute.__main__ import main
 from sae_core.dictionaries import save_dictionary
 from sae_core.imported_labels import ImportedLabels
 from sae_core.interop.neuronpedia import source_id
-from sae_core.specs import Site
-from sae_core.store import RunStore
+from sae_core.specs import DictionarySpec, Site
+from sae_core.store import DictionaryEntry, RunStore
 from tests.synthetic_run import write_synthetic_run
 from tests.tiny_model import random_dictionary
 
@@ -48,7 +48,7 @@ def test_labels_go_to_the_headline_dictionary_of_their_layer_and_site(
     assert imported(store) == {store.headline(0).id: [3], store.headline(1).id: [4]}
     said = capsys.readouterr().out
     assert f"1-res-sm: {store.headline(1).id}, by layer and site only (the file is about pythia" in said
-    assert "1-mlp-sm: left out (1 labels), no dictionary at mlp_out of layer 1" in said
+    assert "1-mlp-sm: left out (1 labels), no dictionary at layer 1 mlp_out" in said
     assert "odd: left out (1 labels), its name says no layer and site" in said
     assert "line 6: feature 16, but" in said and "line 7: feature 99, but" in said and "2 outside" in said
 
@@ -91,6 +91,23 @@ def test_a_dictionary_that_says_its_name_is_found_by_it(store: RunStore, tmp_pat
     own = {"layer": source_id(store.headline(1)), "modelId": "synthetic", "index": 5, "description": "ours"}
     path.write_text(json.dumps(own))
     assert run(store, path) == 0 and imported(store)[store.headline(1).id] == [5]
+
+
+def test_labels_of_the_embedding_find_its_only_dictionary(store: RunStore, tmp_path: Path) -> None:
+    spec = DictionarySpec(Site(-1, "embed"), "saelens", 1, variant="theirs")
+    entry = DictionaryEntry(spec.id, spec, 16, "hash", "main")
+    store.update_manifest(dictionaries=(entry, *store.dictionaries))
+    assert source_id(entry) == "e-res-explorer__saelens-r1-theirs"
+    assert run(store, explanations(tmp_path, ("e-res-sm", 2))) == 0 and imported(store) == {
+        "embed-saelens-r1-theirs": [2]
+    }
+    line = {"Component": "embed", "Layer": "", "Feature": "4", "Annotation": "names", "Notes": ""}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line))
+    assert run(store, tmp_path / "a.jsonl", format="feature-circuits") == 0
+    assert imported(store)["embed-saelens-r1-theirs"] == [2, 4]
+    own = {"layer": source_id(entry), "modelId": "synthetic", "index": 5, "description": "ours"}
+    (tmp_path / "own.jsonl").write_text(json.dumps(own))
+    assert run(store, tmp_path / "own.jsonl") == 0 and imported(store)["embed-saelens-r1-theirs"] == [2, 4, 5]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ import torch
 from precompute.export_dictionaries import saelens
 from sae_core.baselines import Moments, ica, linear_spec, pca
 from sae_core.dictionaries import Dictionary, load_dictionary, save_dictionary
+from sae_core.interop.saelens import load as import_saelens
+from sae_core.intervention import FeatureEdit, edited_delta
 from sae_core.specs import CorpusSpec, DictionarySpec, ModelSpec, RunSpec, Site
 from sae_core.store import DictionaryEntry, Manifest, RunStore
 from tests.tiny_model import random_dictionary
@@ -25,6 +27,7 @@ PYTHON = os.environ.get("SAE_LENS_PYTHON")
 SCRIPT = Path(__file__).with_name("with_saelens.py")
 SITE = Site(1)
 CLOSE = 1e-5
+ABLATED = 3  # as in the script
 pytestmark = [
     pytest.mark.timeout(600),  # importing the package takes a minute on a busy machine
     pytest.mark.skipif(not PYTHON, reason="SAE_LENS_PYTHON does not name a Python with sae-lens"),
@@ -46,6 +49,9 @@ def dictionaries(x: torch.Tensor) -> dict[str, Dictionary]:
         "pca": pca(moments).dictionary(linear_spec(SITE, "pca")),
         "ica": ica(x, 0).dictionary(linear_spec(SITE, "ica")),
         "pca_topk": pca(moments).dictionary(linear_spec(SITE, "pca_topk", 7)),
+        "layer_norm": replace(untied, normalize_activations="layer_norm"),
+        "layer_norm-jumprelu": replace(untied, threshold=torch.rand(48), normalize_activations="layer_norm"),
+        "layer_norm-topk": replace(untied, k=5, normalize_activations="layer_norm"),
     }
 
 
@@ -76,27 +82,35 @@ def run_with(folder: Path, found: dict[str, Dictionary]) -> RunStore:
     return store
 
 
-def answers(folder: Path, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    return tuple(torch.from_numpy(np.load(folder / kind / f"{name}.npy")) for kind in ("codes", "decoded"))
+def compare(folder: Path, name: str, ours: Dictionary, x: torch.Tensor) -> None:
+    """Codes in sae-lens' units, reconstructions, and what removing a feature changes, are those of sae-lens."""
+    kinds = ("codes", "decoded", "ablated")
+    codes, decoded, ablated = (torch.from_numpy(np.load(folder / kind / f"{name}.npy")) for kind in kinds)
+    own = ours.encode(x)
+    same_units = ours.in_own_units(x, own)
+    print(f"{name}: codes differ by {(same_units - codes).abs().max():.2g}")
+    assert (own != 0).any() and ((own != 0) == (codes != 0)).float().mean() > 0.9999
+    assert (same_units - codes).abs().max() < CLOSE
+    assert (ours.reconstruct(x, own) - decoded).abs().max() < CLOSE
+    delta = edited_delta(ours, own, [FeatureEdit(ABLATED, "remove")])
+    assert delta.abs().max() > 0.1 and (delta - (ablated - decoded)).abs().max() < CLOSE
 
 
 NAMES = ("tied", "untied", "centred", "mlp_out", "jumprelu", "topk", "pca", "ica", "pca_topk")
+STANDARDISED = ("layer_norm", "layer_norm-jumprelu", "layer_norm-topk")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *STANDARDISED])
 def test_ours_load_there_with_equal_activations(exchanged: tuple, name: str) -> None:
     folder, ours, x = exchanged
-    codes, decoded = answers(folder, name)
-    own = ours[name].encode(x)
-    print(f"{name}: codes differ by {(own - codes).abs().max():.2g}")
-    assert (own != 0).any() and ((own != 0) == (codes != 0)).float().mean() > 0.9999
-    assert (own - codes).abs().max() < CLOSE and (ours[name].decode(own) - decoded).abs().max() < CLOSE
+    compare(folder, name, ours[name], x)
 
 
-@pytest.mark.parametrize("name", ["standard", "jumprelu", "topk"])
-def test_theirs_load_here_with_equal_activations(exchanged: tuple, name: str) -> None:
+@pytest.mark.parametrize("name", ["standard", "jumprelu", "topk", *STANDARDISED])
+def test_theirs_load_and_import_here_with_equal_activations(exchanged: tuple, name: str) -> None:
     folder, _, x = exchanged
-    codes, decoded = answers(folder, f"theirs-{name}")
     found = load_dictionary(folder / "theirs" / name)
-    assert found.site == SITE and (codes != 0).any()
-    assert (found.encode(x) - codes).abs().max() < CLOSE and (found.decode(codes) - decoded).abs().max() < CLOSE
+    assert found.site == SITE and found.standardises == (name in STANDARDISED)
+    compare(folder, f"theirs-{name}", found, x)
+    imported = import_saelens(folder / "theirs" / name / "sae_weights.safetensors")[0]
+    compare(folder, f"theirs-{name}", imported.dictionary(SITE), x)

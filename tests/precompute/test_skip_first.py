@@ -134,7 +134,10 @@ def test_metrics_splice_and_count_the_other_positions(model: LanguageModel, ids:
 @pytest.mark.parametrize("batch_size", [16, 21, 62])
 def test_training_never_sees_position_0(batch_size: int) -> None:
     class Echo:
-        d_model, device = 2, torch.device("cpu")
+        device = torch.device("cpu")
+
+        def width(self, site: Site) -> int:
+            return 2
 
         def sites(self, ids: torch.Tensor, sites: tuple[Site, ...]) -> dict[Site, torch.Tensor]:
             return {sites[0]: torch.stack([ids, torch.arange(ids.shape[1]).expand_as(ids)], -1).float()}

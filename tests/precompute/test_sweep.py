@@ -156,6 +156,7 @@ def test_lengths_are_written_short() -> None:
         ({"alphas": ()}, "one or more alphas"),
         ({"kinds": "batchtopk", "ks": ()}, "one or more ks"),
         ({"sites": "resid_pre"}, "a site out of"),
+        ({"space": "whitened"}, "a space out of"),
         ({"layers": "7"}, "layers from 0 to 2"),
     ],
 )
@@ -168,6 +169,20 @@ def test_bad_settings_are_sentences(bare: RunStore, changes: dict, message: str)
 def test_a_decay_goes_with_one_length(bare: RunStore) -> None:
     sweep.run(replace(settings(bare.folder), kinds="tied", decay=0.2, lengths=(SHORT,)))
     assert len(hashes(bare)) == 4
+
+
+def test_the_space_is_that_of_the_activations(bare: RunStore) -> None:
+    """As `train --space centred` has it: another site, with equal weights, beside what there is in the raw space."""
+    one = {"kinds": "tied", "ratios": (1,), "alphas": (1e-3,), "lengths": (SHORT,)}
+    for space in ("raw", "centred"):
+        sweep.run(replace(settings(bare.folder), space=space, sites="mlp_out", **one))
+    swept = hashes(bare)
+    assert list(swept) == ["L1-mlp_out-tied-r1-a1e-3", "L1-mlp_out-centred-tied-r1-a1e-3"]
+    assert swept["L1-mlp_out-tied-r1-a1e-3"] != (centred := swept["L1-mlp_out-centred-tied-r1-a1e-3"])
+    shutil.rmtree(bare.dictionary_folder("L1-mlp_out-centred-tied-r1-a1e-3"))
+    alone = {"kind": "tied", "ratio": 1, "alphas": (1e-3,), "tokens": SHORT}
+    train.run(bare, train.Args(layers="1", sites="mlp_out", space="centred", **alone, **GENERAL))
+    assert hashes(bare)["L1-mlp_out-centred-tied-r1-a1e-3"] == centred
 
 
 def test_a_run_without_text_is_a_sentence(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from precompute import metrics, passes, train
+from precompute import corpus, metrics, passes, train
 from precompute.common import load_entry, load_model
 from sae_core.corpus import load_windows
 from sae_core.dictionaries import load_dictionary, read_metadata
@@ -19,6 +19,7 @@ from sae_core.errors import CorpusError, DictionaryError, ModelError, RunError, 
 from sae_core.specs import HEADLINE_RULE, CorpusSpec, DictionarySpec, ModelSpec, RunSpec, Site
 from sae_core.store import DictionaryEntry, Manifest, RunStore
 from tests.precompute.prepared_run import prepared_run
+from tests.tiny_model import tiny_llama_folder
 
 SETTINGS = train.Args(
     layers="0,2", alphas=(1e-4, 1e-2), ratio=2, tokens=32768, batch_size=128, lr=1e-2, warmup_steps=10, device="cpu"
@@ -84,6 +85,40 @@ def test_what_is_there_is_skipped_and_more_is_added(trained: RunStore, monkeypat
     assert before.items() < hashes(trained).items() and len(hashes(trained)) == 6
     monkeypatch.setattr(train, "load_model", lambda *args: pytest.fail("nothing is left to train"))
     train.run(trained, SETTINGS)
+
+
+def test_the_embedding_is_one_place_whatever_the_layers(store: RunStore) -> None:
+    train.run(store, replace(SETTINGS, sites="embed,resid_post", alphas=(1e-4,)))
+    store = RunStore.open(store.folder)
+    assert [e.id for e in store.dictionaries] == [
+        "embed-tied-r2-a1e-4",
+        *(f"L{n}-resid_post-tied-r2-a1e-4" for n in (0, 2)),
+    ]
+    metrics.run(store, MEASURE)
+    first = RunStore.open(store.folder).dictionaries[0]
+    assert (first.role, first.headline) == ("main", False)
+    model, found = load_model(store, "cpu"), load_entry(store, first)
+    x = model.hf_model.gpt_neox.embed_in(torch.arange(model.n_tokens))
+    fvu = (found.decode(found.encode(x)) - x).square().sum() / (x - x.mean(0)).square().sum()
+    assert store.read("metrics", first.id)["fvu"][0] < 0.5 and fvu < 1.5  # words of the text, and those it never met
+    with pytest.raises(SpecError, match="nothing named twice"):
+        train.run(store, replace(SETTINGS, sites="embed,embed"))
+
+
+def test_neurons_of_an_mlp_that_is_not_four_times_as_wide(tmp_path: Path) -> None:
+    """A gated MLP of 40 in a Llama of width 32: trained on, saved, measured, and in the manifest."""
+    rows = ({"text": f"the cat {i} sat in a hat and {i * i} went home at noon"} for i in range(300))
+    (tmp_path / "text.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    folder = tiny_llama_folder(tmp_path / "llama", intermediate_size=40)
+    sizes = {"tokens": 1024, "train_tokens": 1024, "metric_tokens": 256, "context": 32, "window": 16}
+    args = corpus.Args(str(folder), f"text:{tmp_path / 'text.jsonl'}", device="cpu", **sizes)
+    corpus.run(corpus.start(tmp_path / "run", args), args)
+    store = RunStore.open(tmp_path / "run")
+    assert store.manifest.model["d_mlp"] == 40 and store.manifest.model["d_model"] == 32
+    train.run(store, replace(SETTINGS, sites="mlp_post", layers="1", kind="untied", alphas=(1e-4,), tokens=4096))
+    metrics.run(store, MEASURE)
+    found = load_entry(store, RunStore.open(store.folder).dictionaries[0])
+    assert found.W_dec.shape == (80, 40) and store.read("metrics", found.spec.id)["fvu"][0] < 1
 
 
 def test_other_settings_train_again_and_make_tables_stale(trained: RunStore) -> None:
@@ -169,14 +204,16 @@ def test_roles_by_hand() -> None:
     a, b, c = (entry(Site(0), "tied", alpha) for alpha in (1e-4, 1e-3, 1e-2))
     bigger, untied = entry(Site(0), "tied", 1e-3, 8.0), entry(Site(0), "untied", 1e-3)
     mlp, next_layer = entry(Site(0, "mlp_post"), "untied", 1e-3), entry(Site(1), "tied", 1e-3)
+    embedding = entry(Site(-1, "embed"), "tied", 1e-3)  # gets tables, but is no layer's headline
     l0 = {a.id: 90.0, b.id: 33.0, c.id: 27.0, bigger.id: 26.0, untied.id: 30.0, mlp.id: 400.0, next_layer.id: 2.0}
-    everything = [a, b, c, bigger, untied, mlp, next_layer]
+    l0 |= {embedding.id: 30.0}
+    everything = [embedding, a, b, c, bigger, untied, mlp, next_layer]
     chosen = metrics.assign_roles(everything, l0)
-    assert {e.id for e in chosen if e.role == "main"} == {b.id, mlp.id, next_layer.id}
+    assert {e.id for e in chosen if e.role == "main"} == {embedding.id, b.id, mlp.id, next_layer.id}
     assert {e.id for e in chosen if e.headline} == {b.id, next_layer.id}
     assert {e.role for e in chosen} == {"main", "sweep"} and metrics.assign_roles(chosen, l0) == chosen
     more = metrics.assign_roles(everything, l0, ("L0-*-r8-*", untied.id))
-    assert {e.id for e in more if e.role == "main"} == {b.id, bigger.id, untied.id, mlp.id, next_layer.id}
+    assert {e.id for e in more if e.role == "main"} == {embedding.id, b.id, bigger.id, untied.id, mlp.id, next_layer.id}
     assert {e.id for e in more if e.headline} == {b.id, next_layer.id}
 
 

@@ -63,7 +63,7 @@ def _add_dictionary(store: RunStore, model: LanguageModel, site: Site, density: 
     """Random unit directions, each with the threshold that gives it about a share of the tokens; feature 1 is dead."""
     generator = torch.Generator().manual_seed(site.layer)
     spec = DictionarySpec(site, "tied", ratio, 1e-3)
-    n, width = spec.n_features(model.d_model), site.width(model.d_model)
+    n, width = spec.n_features(model.width(site)), model.width(site)
     directions = torch.nn.functional.normalize(torch.randn(n, width, generator=generator), dim=1)
     ids = torch.from_numpy(load_windows(store.folder, "train").tokens.astype(np.int64))
     pre = model.sites(ids, [site])[site].flatten(0, 1) @ directions.T

@@ -1,7 +1,8 @@
 """Run by the Python that has sae-lens (test_saelens_package): its view of our folders, and folders of its own.
 
 python with_saelens.py FOLDER      FOLDER/ours/*: loaded; FOLDER/x.npy: activations [n, d]
-                                   writes FOLDER/codes/NAME.npy, FOLDER/decoded/NAME.npy and FOLDER/theirs/NAME
+                                   writes FOLDER/codes/NAME.npy, FOLDER/decoded/NAME.npy, FOLDER/ablated/NAME.npy
+                                   (decoded without feature ABLATED) and FOLDER/theirs/NAME
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig, StandardSAE, StandardS
 from sae_lens.saes.sae import SAEMetadata
 
 HOOK = "blocks.1.hook_resid_post"
-WIDTH, FEATURES = 32, 48
+WIDTH, FEATURES, ABLATED = 32, 48, 3
 
 
 def main(folder: Path) -> None:
@@ -30,7 +31,10 @@ def main(folder: Path) -> None:
 @torch.no_grad()
 def _answer(folder: Path, name: str, sae: SAE, x: torch.Tensor) -> None:
     codes = sae.encode(x)
-    for kind, values in (("codes", codes), ("decoded", sae.decode(codes))):
+    decoded = sae.decode(codes)
+    without = sae.encode(x)  # again: decoding forgets the mean and standard deviation of x
+    without[:, ABLATED] = 0
+    for kind, values in (("codes", codes), ("decoded", decoded), ("ablated", sae.decode(without))):
         (folder / kind).mkdir(exist_ok=True)
         np.save(folder / kind / f"{name}.npy", values.numpy())
 
@@ -42,6 +46,12 @@ def _theirs() -> dict[str, SAE]:
         "standard": StandardSAE(StandardSAEConfig(**common)),
         "jumprelu": JumpReLUSAE(JumpReLUSAEConfig(**common, apply_b_dec_to_input=False)),
         "topk": TopKSAE(TopKSAEConfig(**common, k=5, rescale_acts_by_decoder_norm=False)),
+    }
+    common["normalize_activations"] = "layer_norm"
+    found |= {
+        "layer_norm": StandardSAE(StandardSAEConfig(**common)),
+        "layer_norm-jumprelu": JumpReLUSAE(JumpReLUSAEConfig(**common, apply_b_dec_to_input=False)),
+        "layer_norm-topk": TopKSAE(TopKSAEConfig(**common, k=5, rescale_acts_by_decoder_norm=False)),
     }
     generator = torch.Generator().manual_seed(0)
     for sae in found.values():

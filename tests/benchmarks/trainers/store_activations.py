@@ -32,7 +32,7 @@ def main() -> None:
 @torch.inference_mode()
 def write(path: Path, model: LanguageModel, site: Site, tokens: np.ndarray) -> None:
     """Activations of tokens [n, context] at a site, as one .npy of [n x context, width]."""
-    shape = (tokens.size, site.width(model.d_model))
+    shape = (tokens.size, model.width(site))
     out = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     for i in bar(range(0, len(tokens), CONTEXTS), site.hook):
         ids = torch.from_numpy(tokens[i : i + CONTEXTS].astype(np.int64))
