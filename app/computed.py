@@ -1,4 +1,4 @@
-"""Effects and edges of a feature: from the run's tables, or computed now with the loaded model and kept. Light.
+"""Contexts, effects and edges of a feature: from the run's tables, or computed now and kept. Light.
 
 What is computed now is added to the run's tables, as the steps would; where the run cannot be written, it is kept for
 this session. Torch is loaded by the first computation only.
@@ -6,6 +6,7 @@ this session. Torch is loaded by the first computation only.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -32,24 +33,58 @@ def rows(run: RunStore, table: str, entry: DictionaryEntry, feature: int) -> pd.
     return st.session_state.get(KEPT, {}).get((entry.hash, table, feature))
 
 
+def windows(run: RunStore, wanted: Sequence[int]) -> pd.DataFrame:
+    """Rows of `windows`, from the corpus where the table lacks some: contexts may be kept for this session only.
+
+    Raises TableError where there is neither.
+    """
+    asked, corpus = np.unique(wanted), _has_corpus(run)
+    if not corpus or run.table_state("windows") != "missing":
+        found = run.read("windows", key=asked.tolist())
+        if not corpus or len(found) == len(asked):
+            return found
+    from sae_core.context_rows import window_rows
+
+    return window_rows(run, asked)
+
+
+def _has_corpus(run: RunStore) -> bool:
+    return (run.folder / "corpus" / "corpus.json").exists()
+
+
 def cannot(run: RunStore, entries: Sequence[DictionaryEntry]) -> str:
     """Why nothing can be computed now for these dictionaries, in a sentence; empty if nothing speaks against it."""
     without = [entry.id for entry in entries if not has_weights(run.dictionary_folder(entry.id))]
     if without:
         return f"It cannot be computed here: the weights of {', '.join(without)} are not in the run."
-    if not (run.folder / "corpus" / "corpus.json").exists():
+    if not _has_corpus(run):
         return "It cannot be computed here: the corpus (the token windows) is not in the run."
     return ""
+
+
+def compute_contexts(run: RunStore, entry: DictionaryEntry, feature: int, tell: Tell) -> None:
+    """Compute and keep the contexts of one feature, and their windows. Raises as `compute_effects`."""
+    from sae_core.compute_now import contexts_now
+    from sae_core.context_rows import write_windows
+
+    _compute(run, "contexts", contexts_now, entry, feature, tell)
+    with contextlib.suppress(StorageError):
+        write_windows(run)
 
 
 def compute_effects(run: RunStore, entry: DictionaryEntry, feature: int, tell: Tell) -> None:
     """Compute and keep the effects of one feature. Raises ModelError, DictionaryError or CorpusError."""
     from sae_core.compute_now import effects_now
 
+    _compute(run, "effects", effects_now, entry, feature, tell)
+
+
+def _compute(
+    run: RunStore, step: str, now: Callable[..., dict[str, pa.Table]], entry: DictionaryEntry, feature: int, tell: Tell
+) -> None:
     model, dictionary = state.live_model(run), state.live_dictionary(run, entry.id)
-    what = f"Effects of feature {feature}"
-    tables = effects_now(run, entry, model, dictionary, feature, lambda share: tell(share, what))
-    _keep(run, "effects", entry, tables, [feature])
+    what = f"{step.capitalize()} of feature {feature}"
+    _keep(run, step, entry, now(run, entry, model, dictionary, feature, lambda share: tell(share, what)), [feature])
 
 
 def compute_edges(run: RunStore, nodes: Sequence[Node], tell: Tell) -> None:
@@ -60,7 +95,7 @@ def compute_edges(run: RunStore, nodes: Sequence[Node], tell: Tell) -> None:
     for id in sorted({id for id, _ in nodes}):
         entry, features = run.dictionary(id), sorted({feature for other, feature in nodes if other == id})
         parent, child = (state.live_dictionary(run, each.id) for each in (parent_of(run, entry), entry))
-        what = f"Edges into {len(features)} features of layer {entry.spec.site.layer}"
+        what = f"Edges into {len(features)} features of {entry.spec.site.where}"
         told = lambda share, what=what: tell(share, what)  # noqa: E731
         _keep(run, "edges", entry, edges_now(run, entry, model, parent, child, features, told), features)
 

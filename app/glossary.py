@@ -8,7 +8,8 @@ TERMS = {
     "headline": "The resid_post dictionary of its layer whose held-out L0 is nearest 30; causal edges join these.",
     "alpha": "Price of sparsity in training: mean over d of the squared error + alpha x sum of |codes|.",
     "ratio": "Features divided by the width of the site.",
-    "site": "Where the dictionary reads: resid_post, mlp_post, mlp_out or attn_out of a layer.",
+    "site": "Where the dictionary reads: resid_post, mlp_post, mlp_out or attn_out of a layer, or embed: what enters "
+    "the first layer.",
     "causal": "Measured by removing the feature from the running model and reading its prediction again.",
     "direct": "What the feature's direction alone writes to the logits, past all later layers.",
     "band": "Which tenth of the range up to the largest activation the peak of the context lies in.",

@@ -2,6 +2,7 @@
 
 The only module of the dashboard that loads torch when it is imported, so pages import it inside a function, after
 they have drawn what needs no model. Clean runs are kept, so a later edit of the same sentence costs one suffix.
+Where the run skips position 0, so does a typed sentence: there features are silent and nothing is edited.
 """
 
 from __future__ import annotations
@@ -73,8 +74,19 @@ class Outcome:
 
     @property
     def error_share(self) -> float:
-        """|x - x_hat| / |x| over the whole sentence: how much the dictionary misses, by norm."""
-        return float(self.clean.error.norm() / self.clean.x.norm())
+        """|x - x_hat| / |x| over all positions that count: how much the dictionary misses, by norm."""
+        return float(self.clean.error.norm() / self.clean.x[self.clean.first :].norm())
+
+    @property
+    def n_predicted(self) -> int:
+        """Tokens that are predicted at a position that counts; at least 1, as a divisor."""
+        return max(1, len(self.clean.ids) - 1 - self.clean.first)
+
+    @property
+    def mean_kl(self) -> float:
+        """Mean KL over all positions that count, nats; 0 where none does."""
+        counted = self.kl[self.clean.first :]
+        return float(counted.mean()) if len(counted) else 0.0
 
 
 # ---- text
@@ -131,13 +143,22 @@ def one_line(run: RunStore, ids: list[int]) -> str:
     return text
 
 
+# ---- what counts
+
+
+def first(run: RunStore) -> int:
+    """The first position of a sentence that counts: that of the run's contexts."""
+    return run.manifest.spec.first
+
+
 # ---- what fires
 
 
 def firing(run: RunStore, sentence: Sentence) -> pd.DataFrame:
     """Active features of every dictionary with tables: dictionary, feature, position, activation."""
     hashes = tuple((d.id, d.hash) for d in run.main_dictionaries)
-    return _firing(_model_key(run), hashes, sentence.ids, run)
+    found = _firing(_model_key(run), hashes, sentence.ids, run)
+    return found[found["position"] >= first(run)].reset_index(drop=True)
 
 
 @st.cache_data(max_entries=32, show_spinner="Reading the sentence")
@@ -154,13 +175,13 @@ def _firing(
 
 def clean(run: RunStore, dictionary: str, sentence: Sentence) -> CleanRun:
     """The sentence without any edit, kept for the next edits of it."""
-    return _clean(_model_key(run), dictionary, run.dictionary(dictionary).hash, sentence.ids, run)
+    return _clean(_model_key(run), dictionary, run.dictionary(dictionary).hash, sentence.ids, first(run), run)
 
 
 @st.cache_resource(max_entries=KEPT_CLEAN_RUNS, show_spinner="Reading the sentence")
-def _clean(model: str, dictionary: str, hash: str, ids: tuple[int, ...], _run: RunStore) -> CleanRun:
+def _clean(model: str, dictionary: str, hash: str, ids: tuple[int, ...], first: int, _run: RunStore) -> CleanRun:
     del model, hash  # parts of the cache key only
-    return clean_run(state.live_model(_run), state.live_dictionary(_run, dictionary), ids)
+    return clean_run(state.live_model(_run), state.live_dictionary(_run, dictionary), ids, first)
 
 
 def patch_codes(run: RunStore, edit: Edit) -> Tensor | None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from app import state
-from app.live import Edit, Outcome, Sentence, clean, outcome, patch_codes, vocabulary
+from app.live import Edit, Outcome, Sentence, clean, first, outcome, patch_codes, vocabulary
 from app.trees import Growth
 from sae_core import causal_tree, effects, generation
 from sae_core.reproduction import transformer_lens_code
@@ -72,7 +72,7 @@ def continuations(
     model, readable = state.live_model(run), vocabulary(run)
     patch = patch_codes(run, edit)
     dictionary = state.live_dictionary(run, edit.dictionary)
-    edited = generation.Intervention(dictionary, edit.feature_edits(), edit.keep_error, patch)
+    edited = generation.Intervention(dictionary, edit.feature_edits(), edit.keep_error, patch, first(run))
     new = [generation.continuation(model, sentence.ids, n_new, i, temperature, seed) for i in (None, edited)]
     return tuple([readable[i] for i in ids] for ids in new)
 
@@ -82,8 +82,8 @@ def loss_table(run: RunStore, lines: list[Sentence], edit: Edit) -> pd.DataFrame
     rows = []
     for line in lines:
         found = outcome(run, line, edit)
-        n = max(1, len(line.ids) - 1)
-        rows.append((line.text, len(line.ids), found.loss.total, found.loss.total / n, found.kl.mean(), found.kl.max()))
+        each = found.loss.total / found.n_predicted
+        rows.append((line.text, len(line.ids), found.loss.total, each, found.mean_kl, found.kl.max()))
     columns = ["sentence", "tokens", "loss_change", "loss_change_per_token", "mean_kl", "max_kl"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -95,8 +95,9 @@ def tree(
     headline = [d.id for d in run.main_dictionaries if d.headline]
     loaded = {id: state.live_dictionary(run, id) for id in headline}
     return causal_tree.live_tree(
-        state.live_model(run), loaded, sentence.ids, position, root, growth.depth, growth.branching, growth.threshold
-    )
+        state.live_model(run), loaded, sentence.ids, position, root, growth.depth, growth.branching, growth.threshold,
+        first(run),
+    )  # fmt: skip
 
 
 # ---- to take away
@@ -110,8 +111,9 @@ def reproduction(run: RunStore, sentence: Sentence, edit: Edit) -> str:
     folder, dictionary = _short(run.dictionary_folder(edit.dictionary)), state.live_dictionary(run, edit.dictionary)
     patch = None if edit.source is None else edit.source.ids
     return transformer_lens_code(
-        name, folder, dictionary, sentence.text, sentence.ids, edit.feature_edits(), edit.keep_error, patch, revision
-    )
+        name, folder, dictionary, sentence.text, sentence.ids, edit.feature_edits(), edit.keep_error, patch, revision,
+        first(run),
+    )  # fmt: skip
 
 
 def _short(path: Path) -> str:

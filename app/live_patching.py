@@ -97,7 +97,8 @@ def reading(
     Two-sided dictionaries are patched direction by direction, as the paper patches PCA.
     """
     signed = entry.spec.kind in LINEAR_KINDS
-    key = (str(run.folder), run.manifest.model.get("hash", ""), entry.hash, base.ids, target.ids, signed)
+    of_run = str(run.folder), run.manifest.model.get("hash", ""), live.first(run)
+    key = (*of_run, entry.hash, base.ids, target.ids, signed)
     patching = _patching(key, run, entry.id)
     ranked = _order(key, patching, order, progress)
     return Reading(entry, base, target, patching, ranked, signed, _curve(key, ranked, patching))
@@ -107,7 +108,7 @@ def reading(
 def _patching(key: tuple, _run: RunStore, _dictionary: str) -> Patching:
     *_, base, target, signed = key
     model, dictionary = state.live_model(_run), state.live_dictionary(_run, _dictionary)
-    return read_pairs(model, dictionary, [TypedPair(base, target)], signed=signed)
+    return read_pairs(model, dictionary, [TypedPair(base, target)], signed=signed, first=live.first(_run))
 
 
 def _order(key: tuple, patching: Patching, order: str, progress: Callable[[float], None] | None) -> tuple[int, ...]:

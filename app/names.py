@@ -10,7 +10,7 @@ from sae_core.names import label_text as label_text
 from sae_core.names import label_texts as label_texts
 from sae_core.names import shortened as shortened
 from sae_core.results import kind_name
-from sae_core.specs import IMPORTED_KINDS, K_KINDS, L1_KINDS, format_alpha
+from sae_core.specs import EMBEDDING, IMPORTED_KINDS, K_KINDS, L1_KINDS, format_alpha
 from sae_core.store import RunStore
 
 SITE_MARKS = {"mlp_out": "mlp", "mlp_post": "mlp·post", "attn_out": "attn"}
@@ -21,10 +21,10 @@ LABEL_HELP = (
 
 
 def place(run: RunStore, dictionary: str) -> str:
-    """`L2` for a residual dictionary, `L2 attn` and the like for the other sites."""
+    """`L2` for a residual dictionary, `embed` for one of the embedding, `L2 attn` and the like for the other sites."""
     site = run.dictionary(dictionary).spec.site
     mark = SITE_MARKS.get(site.name)
-    return f"L{site.layer} {mark}" if mark else f"L{site.layer}"
+    return f"{site.short} {mark}" if mark else site.short
 
 
 def dictionary_name(run: RunStore, dictionary: str) -> str:
@@ -34,6 +34,11 @@ def dictionary_name(run: RunStore, dictionary: str) -> str:
     facts = [f"alpha {format_alpha(spec.alpha)}"] if spec.kind in L1_KINDS else [f"k {spec.k}"] if spec.k else []
     facts += [spec.variant] if spec.variant else []
     return f"{place(run, dictionary)} {kind_name(spec.kind)}{size}" + (f" ({', '.join(facts)})" if facts else "")
+
+
+def layer_column(layers: pd.Series) -> pd.Series:
+    """Layers as a table shows them: nothing for the embedding, whose site says what it is."""
+    return layers.astype("Int64").mask(layers == EMBEDDING)
 
 
 def full_names(run: RunStore, frame: pd.DataFrame) -> pd.Series:

@@ -45,8 +45,7 @@ def choose_dictionary(run: RunStore) -> DictionaryEntry:
 
 
 def _name(entry: DictionaryEntry) -> str:
-    site = entry.spec.site
-    return f"Layer {site.layer} · {site.name} · {entry.spec.kind} · {entry.n_features:,} features"
+    return f"{entry.spec.site.title} · {entry.spec.kind} · {entry.n_features:,} features"
 
 
 with st.container(key="live"):  # named so that the style sheet can let its columns wrap on a narrow screen

@@ -24,14 +24,15 @@ DROP_HELP = "(a − a′) / a: the share of the child's activation that goes whe
 TABLE = {
     "child_name": st.column_config.TextColumn("child", width="medium"),
     "parent_name": st.column_config.TextColumn("parent", width="medium"),
-    "relative_drop": st.column_config.NumberColumn("relative drop", format="percent", help=DROP_HELP),
-    "stderr": st.column_config.NumberColumn("standard error", format="percent", help="over contexts"),
+    "relative_drop": st.column_config.NumberColumn("relative drop", format="%+.1f %%", help=DROP_HELP),
+    "stderr": st.column_config.NumberColumn("standard error", format="%.1f %%", help="over contexts"),
     "n_contexts": st.column_config.NumberColumn("contexts", help="contexts averaged, those with a silent parent too"),
     "cosine": st.column_config.NumberColumn(format="%.2f", help="of the two decoder directions"),
-    "live_drop": st.column_config.NumberColumn("here", format="percent", help=DROP_HELP),
-    "stored_drop": st.column_config.NumberColumn("on the corpus", format="percent", help="the stored relative drop"),
+    "live_drop": st.column_config.NumberColumn("here", format="%+.1f %%", help=DROP_HELP),
+    "stored_drop": st.column_config.NumberColumn("on the corpus", format="%+.1f %%", help="the stored relative drop"),
     "mark": st.column_config.TextColumn("seen", help="here, on the corpus, or both with the same sign"),
 }
+IN_PERCENT = ("relative_drop", "stderr", "live_drop", "stored_drop")
 
 
 def main() -> None:
@@ -63,12 +64,12 @@ def choose_root(run: RunStore) -> tuple[DictionaryEntry, int]:
     feature = which.number_input("Feature", 0, entry.n_features - 1, **bound)
     with say:
         note(names.feature_names(run, id, [feature])[feature])
-    links.link("Feature page", "feature", go, dictionary=id, feature=feature)
+    links.link("Feature page", "feature", go, ":material/insights:", dictionary=id, feature=feature)
     return entry, feature
 
 
 def _entry_name(entry: DictionaryEntry) -> str:
-    return f"Layer {entry.spec.site.layer} · {entry.spec.site.name}" + ("" if entry.headline else f" · {entry.id}")
+    return entry.spec.site.title + ("" if entry.headline else f" · {entry.id}")
 
 
 def last_headline(run: RunStore) -> DictionaryEntry:
@@ -192,7 +193,8 @@ def choose_target(fires: pd.DataFrame, tokens: tuple[str, ...], dictionary: str,
 def edge_table(nodes: pd.DataFrame, edges: pd.DataFrame, columns: list[str]) -> None:
     """The edges as numbers, to read and to download."""
     shown = trees.named_links(nodes, edges)
-    st.dataframe(shown[columns], column_config=TABLE, hide_index=True, key="edges")
+    percent = {name: 100 * shown[name] for name in IN_PERCENT if name in columns}
+    st.dataframe(shown[columns].assign(**percent), column_config=TABLE, hide_index=True, key="edges")
     frame_buttons("Edges", lambda: shown, "causal_tree", "edges-file")
 
 

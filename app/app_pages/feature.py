@@ -11,6 +11,7 @@ import streamlit as st
 from app import computed, feature_parts, links, names, state
 from app.components import cards, compute_now, layout, plots
 from app.components.downloads import report_button, table_buttons
+from app.components.drops import show_drops
 from app.components.errors import show_errors
 from app.components.feature_explanations import explanations
 from app.components.feature_firing import firing
@@ -18,7 +19,6 @@ from app.components.feature_related import causes, nearby
 from app.components.numbers import count, digits, percent
 from app.components.tokens import chips, token_strip
 from app.figures.effects import logit_effects
-from app.figures.histograms import drop_histogram
 from app.glossary import TERMS, explain
 from sae_core import browse, labels
 from sae_core.annotations import Annotations
@@ -32,6 +32,7 @@ FLAGS = {
     "position_only": "position-only: nearly all activity on one position of the context",
     "outlier_direction": "outlier direction: mostly one residual coordinate",
 }
+POSITIONS = {"active": "Active positions", "all": "All positions"}
 
 
 def main() -> None:
@@ -147,21 +148,7 @@ def prediction(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Seri
     with raised:
         plots.show_plot("Raised by removal", logit_effects(frame, state.colours(), False), "raised", help_)
     with came:
-        show_drops(drops)
-
-
-def show_drops(drops: pd.DataFrame) -> None:
-    """Histogram of drops at active positions, or at all positions of the same windows (as in the paper)."""
-    st.markdown("###### Drops of the true next token", help=explain("next_token_drops", "count"))
-    population = st.segmented_control(
-        "Positions", ["active", "all"], format_func={"active": "Active positions", "all": "All positions"}.get,
-        required=True, label_visibility="collapsed", **links.bound("positions", "active", options=["active", "all"]),
-    )  # fmt: skip
-    shown = drops[drops["population"] == population]
-    if shown.empty:
-        plots.note("No drop above 0.1 nats: removing the feature hardly touches the token that really comes next.")
-        return
-    plots.show_plot("", drop_histogram(shown, state.colours(), False), f"drops-{population}")
+        show_drops(drops, "positions", POSITIONS)
 
 
 # ---- one's own sentence
@@ -177,6 +164,7 @@ def try_it(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) 
     if not text:
         return
     from app import live  # loads torch
+    from app.components import live_text
 
     sentence = live.sentences(run, text)[0]
     values = live.clean(run, entry.id, sentence).codes[:, feature].float().cpu().numpy()
@@ -185,6 +173,7 @@ def try_it(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) 
     scale = max(float(row["max_activation"]), float(values.max())) or 1.0
     st.html(token_strip(sentence.tokens, values.tolist(), state.colours(), scale=scale, peak=peak, titles=titles))
     plots.note(feature_parts.try_sentence(values, sentence.tokens, float(row["max_activation"])))
+    live_text.note_skipped(run)
     links.link("Remove it from this sentence", "ablate", icon=":material/content_cut:", dictionary=entry.id,
                text=text, features=feature)  # fmt: skip
 

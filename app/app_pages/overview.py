@@ -16,6 +16,7 @@ from app.components.overview_start import start_here
 from app.components.tables import chosen_row
 from app.figures.overview import density_histogram, fvu_against_l0
 from app.glossary import TERMS, explain, plain
+from app.names import layer_column
 from sae_core import browse
 from sae_core.results import all_metrics, kind_name
 from sae_core.store import DictionaryEntry, RunStore
@@ -81,6 +82,7 @@ def dictionary_table(run: RunStore, metrics: pd.DataFrame) -> None:
         return
     shown = metrics[metrics["role"] == "main"].sort_values(["layer", "site"], kind="stable").reset_index(drop=True)
     shown["ce_recovered"] *= 100
+    shown["layer"] = layer_column(shown["layer"])
     shown["source"] = shown["dictionary"].map(imported.sources(run))
     n = int(shown["n_tokens"].iloc[0]) if len(shown) else 0
     config = st.column_config
@@ -130,7 +132,9 @@ def written(name: str, row: pd.Series) -> str:
     """A metric with its unit."""
     if name == "n_alive":
         return percent(row["n_alive"] / row["n_features"])
-    return f"{row[name]:.1%}" if name == "ce_recovered" else digits(float(row[name]))
+    if name == "ce_recovered":
+        return f"{100 * row[name]:.1f} %"
+    return digits(float(row[name])) + (" nats" if name.startswith("loss_") else "")
 
 
 def show_density(run: RunStore, entry: DictionaryEntry) -> None:
@@ -148,7 +152,7 @@ def show_sweep(entry: DictionaryEntry, metrics: pd.DataFrame) -> None:
     here = metrics[(metrics["layer"] == site.layer) & (metrics["site"] == site.name)]
     if len(here):
         drawn = fvu_against_l0(here.assign(group=here.apply(_group, axis=1)), state.colours())
-        title = f"Reconstruction against sparsity, layer {site.layer} {site.name}"
+        title = f"Reconstruction against sparsity, {site.words}"
         plots.show_plot(title, drawn, "sweep", help=explain("metrics", "fvu"))
 
 
@@ -183,7 +187,7 @@ def origin(run: RunStore) -> list[tuple[str, str]]:
     """Facts of the manifest, in the order a reader asks for them."""
     manifest = run.manifest
     facts = [
-        ("Run", manifest.name), ("Made", manifest.created),
+        ("Run", manifest.name), ("Made", manifest.created[:16].replace("T", " ") + " UTC" * bool(manifest.created)),
         ("Model", str(manifest.model.get("name", manifest.spec.model.name))),
         *((f"Model: {key}", readable(value)) for key, value in manifest.model.items() if key not in OWN_FACTS),
         ("Model: dtype", run.model_spec.dtype), ("Model hash", str(manifest.model.get("hash", ""))[:12]),

@@ -189,7 +189,7 @@ def why_not(run: RunStore, a: DictionaryEntry, b: DictionaryEntry) -> Dictionary
             found = f"metrics only for {entry.id}"
             return DictionaryError("weights of both dictionaries in the run", found, "Choose another for A or B")
     if not compare.comparable(a.spec.site, b.spec.site):
-        places = " and ".join(f"{e.spec.site.name} of layer {e.spec.site.layer}" for e in (a, b))
+        places = " and ".join(e.spec.site.words for e in (a, b))
         wanted = "directions in the same coordinates: the same site of one layer, or the residual stream of any layer"
         return DictionaryError(wanted, places, "Choose another for A or B; metrics and scores compare all the same")
     return None

@@ -11,6 +11,8 @@ from app.components.compare_choice import Pair, feature_in_link, show_counterpar
 from app.components.compare_match import counterparts, decoder, has_features, live
 from app.components.compare_quality import in_words
 from app.components.errors import show_errors
+from app.components.feature_explanations import columns as explanation_columns
+from app.components.feature_explanations import written
 from app.components.feature_firing import scale_switch
 from app.components.numbers import digits, percent
 from app.components.tables import chosen_row
@@ -183,14 +185,7 @@ def scores(run: RunStore, both: tuple[Feature, Feature]) -> None:
         return
     st.markdown("###### Explanations and their scores", help=explain("scores", "score"))
     frame = pd.concat(frames).sort_values(["explainer", "scheme", "setting", "side"], kind="stable")
-    frame["score"] = frame["score"].where(~frame["skipped"].astype(bool))
-    text, number = st.column_config.TextColumn, st.column_config.NumberColumn
-    columns = {
-        "side": text("", width="small"), "explainer": text("Explainer", help=explain("scores", "explainer")),
-        "scheme": text("Scheme", help=explain("scores", "scheme")), "setting": text("Setting"),
-        "explanation": text("Explanation", width="large", help=explain("scores", "explanation")),
-        "score": number("Score", format="%.3f", help=explain("scores", "score")),
-        "lower": number("95 % from", format="%.3f"), "upper": number("to", format="%.3f"),
-        "n_fragments": number("Fragments", help=explain("scores", "n_fragments")),
-    }  # fmt: skip
-    st.dataframe(frame, column_order=list(columns), column_config=columns, hide_index=True, key="pair-scores")
+    columns = {"side": st.column_config.TextColumn("", width=40), **explanation_columns()}
+    st.dataframe(
+        written(frame), column_order=list(columns), column_config=columns, hide_index=True, key="pair-scores"
+    )  # fmt: skip

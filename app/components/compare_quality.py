@@ -9,6 +9,7 @@ from app import links, state
 from app.components import layout, plots
 from app.figures.compare import chosen_in_sweep, density_overlay, score_means
 from app.glossary import TERMS, explain, plain
+from app.names import layer_column
 from app.paper import CORRECTED, SETTINGS
 from sae_core import results
 from sae_core.specs import L1_KINDS, format_alpha
@@ -40,6 +41,7 @@ def quality_table(chosen: list[DictionaryEntry], metrics: pd.DataFrame) -> None:
     rows = pd.DataFrame([results.described(entry) for entry in chosen])
     numbers = metrics.drop(columns=[c for c in rows.columns if c != "id"], errors="ignore")
     shown = rows.merge(numbers, on="id", how="left")
+    shown["layer"] = layer_column(shown["layer"])
     shown["kind"] = [in_words(entry) for entry in chosen]
     shown["sparsity"] = [sparsity(entry) for entry in chosen]
     shown["ce_recovered"] *= 100
@@ -69,9 +71,9 @@ def quality_columns(n: int | None) -> dict:
     """Column settings; n: held-out tokens."""
     text, number = st.column_config.TextColumn, st.column_config.NumberColumn
     return {
-        "id": text("Dictionary", width="medium"),
-        "kind": text("Kind"),
-        "layer": number("Layer", format="%d"),
+        "id": text("Dictionary", width=245),
+        "kind": text("Kind", width=80),
+        "layer": number("Layer", format="%d", width=52),
         "site": text("Site", help=TERMS["site"]),
         "ratio": number("Ratio", format="%g", help=TERMS["ratio"]),
         "sparsity": text(
@@ -81,7 +83,7 @@ def quality_columns(n: int | None) -> dict:
         "alive": number("Alive (%)", format="%.1f", help=explain("metrics", "n_alive", n)),
         "l0": number("L0", format="%.1f", help=explain("metrics", "l0", n)),
         "fvu": number("FVU", format="%.3f", help=explain("metrics", "fvu", n)),
-        "ce_recovered": number("CE recovered (%)", format="%.1f", help=explain("metrics", "ce_recovered", n)),
+        "ce_recovered": number("CE rec. (%)", format="%.1f", help=explain("metrics", "ce_recovered", n)),
         "perplexity_spliced": number("Perplexity", format="%.2f", help=explain("metrics", "perplexity_spliced", n)),
         "role": text("Role", help="main: all tables; sweep, baseline: metrics and weights; grid: metrics only"),
     }
@@ -107,12 +109,13 @@ def scores(run: RunStore, chosen: list[DictionaryEntry]) -> None:
     if means.empty:
         plots.note(f"No feature was scored in the setting {setting}.")
         return
-    left, right = layout.stacking_columns(2, "scores")
+    left, right = layout.stacking_columns([1, 2], "scores")
     ids = [entry.id for entry in chosen]
     with left:
         plots.show_plot("Mean score", score_means(means, ids, state.colours()), "scores", explain("scores", "score"))
     with right:
-        st.dataframe(means, column_config=score_columns(), hide_index=True, key="score-table")
+        columns = score_columns()
+        st.dataframe(means, column_order=list(columns), column_config=columns, hide_index=True, key="score-table")
         absent = [id for id in ids if id not in set(means["id"])]
         plots.note(f"Without scores: {', '.join(absent)}." if absent else "All of the chosen dictionaries have scores.")
 
@@ -120,7 +123,7 @@ def scores(run: RunStore, chosen: list[DictionaryEntry]) -> None:
 def mean_scores(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean and 95 % interval over features by dictionary, explainer and scheme; skipped features are left out.
 
-    Columns: id, explainer, scheme, mean, lower, upper, n, n_skipped.
+    Columns: id, explainer, scheme (in words), mean, lower, upper, interval (in words), n, n_skipped.
     """
     keys = ["id", "explainer", "scheme"]
     rows = []
@@ -128,19 +131,22 @@ def mean_scores(frame: pd.DataFrame) -> pd.DataFrame:
         kept = part.loc[~part["skipped"].astype(bool), "score"]
         rows.append((*key, *results.mean_interval(kept), len(kept), len(part) - len(kept)))
     found = pd.DataFrame(rows, columns=[*keys, "mean", "lower", "upper", "n", "n_skipped"])
-    return found[found["n"] > 0].reset_index(drop=True)
+    found = found[found["n"] > 0].reset_index(drop=True)
+    known = found["lower"].notna()
+    ends = [f"{low:.3f} to {high:.3f}" for low, high in zip(found["lower"], found["upper"], strict=True)]
+    interval = pd.Series(ends, index=found.index, dtype="str").where(known, "")
+    return found.assign(scheme=found["scheme"].str.replace("_", " "), interval=interval)
 
 
 def score_columns() -> dict:
     text, number = st.column_config.TextColumn, st.column_config.NumberColumn
     interval = "mean ± 1.96 standard errors over features; none for a single feature"
     return {
-        "id": text("Dictionary", width="medium"),
-        "explainer": text("Explainer", help=explain("scores", "explainer")),
-        "scheme": text("Scheme", help=explain("scores", "scheme")),
-        "mean": number("Mean", format="%.3f", help=explain("scores", "score")),
-        "lower": number("95 % from", format="%.3f", help=interval),
-        "upper": number("to", format="%.3f", help=interval),
-        "n": number("n", help="features scored"),
-        "n_skipped": number("Skipped", help=explain("scores", "skipped")),
+        "id": text("Dictionary", width=215),
+        "explainer": text("By", help=explain("scores", "explainer"), width=60),
+        "scheme": text("Fragments", help=explain("scores", "scheme"), width=120),
+        "mean": number("Mean", format="%.3f", help=explain("scores", "score"), width=60),
+        "interval": text("95 % interval", help=interval, width=115),
+        "n": number("n", help="features scored", width=45),
+        "n_skipped": number("Skipped", help=explain("scores", "skipped"), width=70),
     }

@@ -1,4 +1,4 @@
-"""What a page shows where effects or edges are not computed yet: how far the run is, and a button that does it now."""
+"""What a page shows where something is not computed yet: how far the run is, and a button that does it now."""
 
 from __future__ import annotations
 

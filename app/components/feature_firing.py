@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
-from app import feature_parts, links, state
-from app.components import layout, plots
+from app import computed, feature_parts, links, state
+from app.components import compute_now, layout, plots
 from app.components.contexts import context_list
 from app.figures.histograms import activation_histogram
 from app.glossary import TERMS, plain
@@ -34,7 +36,7 @@ def firing(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) 
 
 def scale_switch(key: str) -> bool:
     """Linear or logarithmic counts."""
-    names_ = {False: "Linear counts", True: "Log counts"}
+    names_ = {False: "Linear", True: "Log"}
     return bool(
         st.segmented_control(
             "Counts",
@@ -57,8 +59,12 @@ def choose_bar(key: str) -> None:
 
 def contexts(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series, histogram: pd.DataFrame) -> None:
     """Contexts of one band, coloured by activation; one token only, if a bar was clicked."""
+    found = computed.rows(run, "contexts", entry, feature)
+    if found is None:
+        compute = partial(computed.compute_contexts, run, entry, feature)
+        compute_now.offer(run, "contexts", "The contexts of this feature are", [entry], compute, "compute-contexts")
+        return
     bands = feature_parts.bands()
-    found = run.read("contexts", entry.id, key=feature)
     band = st.pills(
         "Contexts", list(bands), format_func=bands.get, required=True, help=TERMS["band"], wrap=True,
         **links.bound("band", "top", options=list(bands), drops=("token",)),
@@ -74,7 +80,7 @@ def contexts(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series
     if shown.empty:
         plots.note("No context of this bar was kept: up to 5 are drawn from each bin, and one for each listed token.")
         return
-    windows = run.read("windows", key=shown["window"].tolist()).set_index("window")
+    windows = computed.windows(run, shown["window"]).set_index("window")
     words = state.tokens(run)
     with st.container(height=430, border=False):
         st.html(context_list(shown, windows, words, state.colours(), float(row["max_activation"]),

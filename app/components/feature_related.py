@@ -89,9 +89,12 @@ def nearby(run: RunStore, entry: DictionaryEntry, feature: int, row: pd.Series) 
     if not present:
         plots.note("No neighbours were stored for this feature.")
         return
-    for column, relation in zip(layout.stacking_columns(len(present), "near", "small"), present, strict=True):
-        with column:
-            neighbour_table(run, frame[frame["relation"] == relation], relation, f"{relation}-{entry.id}-{feature}")
+    for first in range(0, len(present), 2):
+        for column, relation in zip(
+            layout.stacking_columns(2, f"near-{first}"), present[first : first + 2], strict=False
+        ):
+            with column:
+                neighbour_table(run, frame[frame["relation"] == relation], relation, f"{relation}-{entry.id}-{feature}")
     plots.note(
         f"The {NEIGHBOURS} nearest by cosine of decoder directions; fires together: Jaccard index of active tokens. "
         "Choose a row to open it."

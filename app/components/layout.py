@@ -17,6 +17,6 @@ def stacking_columns(spec: int | Sequence[float], key: str, gap: str = "large") 
 
 def metric_row(metrics: Sequence[tuple[str, str, str]]) -> None:
     """Numbers side by side, as many in a line as there is room for: title, text, explanation."""
-    with st.container(horizontal=True, gap="medium"):
+    with st.container(horizontal=True, gap="small"):
         for title, text, explanation in metrics:
             st.metric(title, text, help=explanation, width=118)

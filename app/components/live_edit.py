@@ -46,7 +46,7 @@ def choose_edit(run: RunStore, entry: DictionaryEntry, lines: Sequence[Sentence]
     left, right = st.columns([3, 2], gap="large")
     with left:
         features = choose_features(run, entry, fires)
-        at = choose_positions(sentence)
+        at = choose_positions(sentence, live.first(run))
     with right:
         operation, value, source = choose_operation(run, entry, lines, sentence, features)
         keep_error = st.toggle(
@@ -75,9 +75,9 @@ def landed(run: RunStore, entry: DictionaryEntry) -> list[int]:
     return [run.check_feature(entry.id, int(text))] if text.isdecimal() else []
 
 
-def choose_positions(sentence: Sentence) -> tuple[int, ...]:
-    """Tokens at which the features are changed; () is all."""
-    options = range(len(sentence.tokens))
+def choose_positions(sentence: Sentence, first: int) -> tuple[int, ...]:
+    """Tokens at which the features are changed, out of those from position `first` on; () is all of them."""
+    options = range(first, len(sentence.tokens))
     bound = links.bound_list("at", [], int, options)
     chosen = st.multiselect(
         "On which tokens", options, **bound, format_func=lambda p: f"{p} · {sentence.tokens[p]}",

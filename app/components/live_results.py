@@ -55,7 +55,7 @@ def notes(run: RunStore, edit: Edit, found: Outcome) -> None:
         st.info("This edit changes nothing here: none of the chosen features fires on the chosen tokens.")
     silent = live.cannot_reach_threshold(run, edit)
     if silent:
-        st.info(f"Removed instead of moved to the threshold (encoder and decoder point apart): {_list(silent)}.")
+        st.info(f"Removed, as a move along their direction cannot bring them to their threshold: {_list(silent)}.")
     if not edit.keep_error:
         alone = live.outcome(run, found.sentence, Edit(edit.dictionary, (), keep_error=False))
         st.warning(
@@ -71,13 +71,12 @@ def _list(features: Sequence[int]) -> str:
 
 def numbers(found: Outcome, position: int) -> None:
     """The row of measured numbers."""
-    n = max(1, len(found.sentence.ids) - 1)
     loss, here, most, error = st.container(key="live_numbers").columns(4)
     loss.metric(
         "Loss of the sentence", f"{found.loss.total:+.3f} nats", border=True,
         help="Edited minus clean, summed over the tokens that really came next; positive = the model is worse off.",
     )  # fmt: skip
-    loss.caption(f"{found.loss.total / n:+.4f} nats a token, {n} tokens")
+    loss.caption(f"{found.loss.total / found.n_predicted:+.4f} nats a token, {found.n_predicted} tokens")
     here.metric(
         "KL at the token", f"{found.kl[position]:.3g} nats", border=True,
         help="KL(clean ‖ edited) = Σ p (log p − log q) over all next tokens: p clean, q edited.",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from app import links, live, state
+from app.components.plots import note
 from app.live import Sentence
 from sae_core.errors import TableError
 from sae_core.store import DictionaryEntry, RunStore
@@ -14,6 +15,10 @@ from sae_core.store import DictionaryEntry, RunStore
 EXAMPLE = (
     "When Mary and John went to the store, John gave a drink to\n"
     "When Mary and John went to the store, Mary gave a drink to"
+)
+SKIPPED = (
+    "This run leaves position 0 out: the model reads the first token, but features count as silent there and are not "
+    "edited, as in the run's tables."
 )
 CONTEXT_BEFORE_PEAK, FEWEST_BEFORE_PEAK = 24, 8
 OF_TEXT = ("sentence", "source", "position", "at")
@@ -28,7 +33,15 @@ def typed_sentences(run: RunStore, entry: DictionaryEntry) -> list[Sentence]:
         if text:
             st.query_params["text"] = text
     bound = links.bound("text", EXAMPLE, drops=OF_TEXT)
-    return live.sentences(run, st.text_area("Sentences, one a line", **bound, height=108, help=TEXT_HELP))
+    found = live.sentences(run, st.text_area("Sentences, one a line", **bound, height=108, help=TEXT_HELP))
+    note_skipped(run)
+    return found
+
+
+def note_skipped(run: RunStore) -> None:
+    """Say that position 0 does not count, where the run leaves it out."""
+    if live.first(run):
+        note(SKIPPED)
 
 
 def strongest_text(run: RunStore, dictionary: str, feature: int) -> str:

@@ -45,17 +45,19 @@ def start_here(run: RunStore) -> None:
 
 
 def landmarks(run: RunStore) -> list[dict]:
-    """Features worth a visit that the run names in landmarks.json: title, dictionary, feature, why.
+    """Features worth a visit that the run names in landmarks.json: key, title, dictionary, feature, why.
 
-    Raises RunError if the file is there but is not a list of such entries.
+    The key says what it is a landmark of; it is empty where the file names none. Raises RunError if the file is there
+    but is not a list of such entries.
     """
     path = run.folder / "landmarks.json"
     if not path.exists():
         return []
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return [{key: entry[key] for key in ("title", "dictionary", "feature", "why")} for entry in entries]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        needed = ("title", "dictionary", "feature", "why")
+        return [{"key": entry.get("key", ""), **{name: entry[name] for name in needed}} for entry in entries]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         found = f"{path.name}: {type(error).__name__} {error}"
         raise RunError("a list of {title, dictionary, feature, why}", found, "Mend the file or delete it") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app import links, live_patching
-from app.components.live_text import TEXT_HELP
+from app.components.live_text import TEXT_HELP, note_skipped
 from app.components.live_views import live_line
 from app.components.plots import note
 from app.live import Sentence
@@ -34,6 +34,7 @@ def choose_sentences(run: RunStore) -> tuple[Sentence, Sentence, list[str]]:
     if answers:
         st.button("Another pair", icon=":material/casino:", key="another", on_click=_another, args=(seed,))
     found = live_patching.read_sentences(run, *texts)
+    note_skipped(run)
     return *found, answers if tuple(texts) == (base, target) else []
 
 

@@ -19,9 +19,9 @@ from sae_core.store import RunStore
 SHOWN_FEATURES = 24
 OFFERED_ANSWERS = 15
 PREDICTION_COLUMNS = {
-    "token": st.column_config.TextColumn("next token", width=90),
+    "token": st.column_config.TextColumn("next token", width=80),
     **{
-        f"{name}_{what}": st.column_config.NumberColumn(f"{name} {unit}", format=form, help=help, width=80)
+        f"{name}_{what}": st.column_config.NumberColumn(f"{name} {unit}", format=form, help=help, width=95)
         for what, unit, form, help in (
             ("percent", "%", "%.3g", "probability, percent"),
             ("logit", "logit", "%.2f", "before the softmax"),
@@ -64,10 +64,14 @@ def numbers(found: Reading, result: Patched) -> None:
     n, closed = len(found.order), percent((before - after) / before) if before else "no gap"
     layout.metric_row(
         [
-            ("KL before", digits(before), "nats: KL(base ‖ target) at the last token"),
-            ("KL after", digits(after), "nats: KL(patched ‖ target) = Σ p (log p − log q), p patched, q target"),
+            ("KL before", f"{digits(before)} nats", "KL(base ‖ target) at the last token"),
+            ("KL after", f"{digits(after)} nats", "KL(patched ‖ target) = Σ p (log p − log q), p patched, q target"),
             ("Gap closed", closed, "(KL before − KL after) / KL before"),
-            ("Floor", digits(floor), f"nats: KL with all {n} features patched; what is left is reconstruction error"),
+            (
+                "Floor",
+                f"{digits(floor)} nats",
+                f"KL with all {n} features patched; what is left is reconstruction error",
+            ),
             ("Patched", f"{len(result.features)} of {n}", _silent(found)),
             ("Edit norm", digits(result.magnitude), "mean Euclidean norm of the edit over all positions"),
         ]
@@ -123,7 +127,7 @@ def _bar_clicked(key: str) -> None:
 def predictions(run: RunStore, found: Reading, result: Patched, position: int, answers: Sequence[str]) -> None:
     """Next tokens of the three runs after one position: the likeliest as a plot, chosen answers as numbers."""
     frame = live_patching.predictions(run, result, position)
-    left, right = layout.stacking_columns([2, 3], "predictions")
+    left, right = layout.stacking_columns([1, 2], "predictions")
     with left:
         shown = frame.loc[live_patching.likeliest(frame)]
         drawn = figures.next_tokens(shown, position, found.target.tokens[position], state.colours())

@@ -15,6 +15,7 @@ def style_sheet(colours: Palette) -> str:
     return f"""<style>
 [data-testid="stMainBlockContainer"] {{padding:2.6rem 3rem 3rem}}
 @media (max-width:{STACK_BELOW}px) {{
+ [class*="st-key-stack"] [data-testid="stHorizontalBlock"] {{row-gap:1.2rem}}
  [class*="st-key-stack"] [data-testid="stColumn"] {{min-width:100%;flex-basis:100%}}}}
 @media (max-width:900px) {{[data-testid="stMainBlockContainer"] {{padding:3.2rem 1.2rem 2rem}}}}
 .sae-tokens {{font-family:{_MONO};font-size:.86rem;line-height:1.75;overflow-wrap:anywhere;white-space:pre-wrap}}
@@ -71,7 +72,7 @@ a.sae-card:hover,a.sae-card:focus-visible {{border-color:{colours.chosen}}}
 .sae-table .sae-number {{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}}
 .sae-table a {{color:{colours.chosen};white-space:nowrap}}
 @media (max-width:640px) {{.sae-context {{grid-template-columns:1fr;gap:.1rem}} .sae-context-side {{text-align:left}}}}
-@media (max-width:1000px) {{.st-key-live [data-testid="stHorizontalBlock"] {{flex-wrap:wrap}}
+@media (max-width:1000px) {{.st-key-live [data-testid="stHorizontalBlock"] {{flex-wrap:wrap;row-gap:1.2rem}}
  .st-key-live [data-testid="stColumn"] {{min-width:min(100%,17rem)}}
  .st-key-live_numbers [data-testid="stColumn"] {{min-width:12rem}}}}
 </style>"""

@@ -15,12 +15,12 @@ def feature_columns(colours: Palette) -> dict[str, Any]:
     """Column settings for rows of the `features` table."""
     config = st.column_config
     return {
-        "feature": config.NumberColumn("Feature", format="%d", help=explain("features", "feature"), width="small"),
-        "name": config.TextColumn("Label", help=LABEL_HELP, width=220),
+        "feature": config.NumberColumn("Feature", format="%d", help=explain("features", "feature"), width=65),
+        "name": config.TextColumn("Label", help=LABEL_HELP, width=200),
         "sparkline": config.BarChartColumn(
-            "Activations", y_min=0, color=colours.activation, width="small", help=explain("features", "sparkline")
+            "Activations", y_min=0, color=colours.activation, width=95, help=explain("features", "sparkline")
         ),
-        "top_tokens": config.ListColumn("Top tokens", help=explain("features", "top_tokens"), width="large"),
+        "top_tokens": config.ListColumn("Top tokens", help=explain("features", "top_tokens"), width=265),
         "density": config.NumberColumn("Density (%)", format="%.3g", help=explain("features", "density")),
         "max_activation": config.NumberColumn("Maximum", format="%.3g", help=explain("features", "max_activation")),
         "mean_active": config.NumberColumn("Mean active", format="%.3g", help=explain("features", "mean_active")),

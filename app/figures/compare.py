@@ -10,10 +10,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from app.figures import kinds
-from app.figures.axes import MARGIN, safe
+from app.figures.axes import FVU_AXIS, L0_AXIS, MARGIN, safe
 from app.figures.colours import legend_tokens, token_colours
 from app.figures.histograms import LOG_NOTE
-from app.figures.overview import L0_TICKS
 from app.palette import Palette
 from sae_core.compare import CLASSES, MATCHED, MISSING, NEAR, SPLIT
 from sae_core.results import kind_name
@@ -76,9 +75,8 @@ def chosen_in_sweep(frame: pd.DataFrame, chosen: Sequence[str], colours: Palette
         part = frame[frame["id"] == id]
         if len(part):
             figure.add_trace(_points(part, safe(id), colour, 14))
-    figure.update_xaxes(title="L0 (mean active features a token)", type="log",
-                        tickvals=L0_TICKS, ticktext=[str(tick) for tick in L0_TICKS])  # fmt: skip
-    figure.update_yaxes(title="FVU (share of variance not explained)", rangemode="tozero")
+    figure.update_xaxes(**L0_AXIS)
+    figure.update_yaxes(**FVU_AXIS)
     sentence = (
         "Each point is a dictionary on held-out tokens: left is sparser, lower explains more. Compare at equal L0, and "
         "within one layer and site, because each has its own variance. Shapes tell the kinds; large and coloured are "

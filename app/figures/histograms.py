@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from app.figures.axes import MARGIN, safe
+from app.figures.axes import MARGIN, round_ticks, safe
 from app.figures.colours import legend_tokens, token_colours
 from app.palette import Palette
 from sae_core.schemas import DROP_THRESHOLD, OTHER_TOKEN
@@ -64,6 +64,8 @@ def stacked(frame: pd.DataFrame, colours: Palette, log: bool) -> go.Figure:
         merged = rest.groupby(columns, as_index=False)["count"].sum()
         figure.add_trace(_bars(merged, "all others", colours.muted, OTHER_TOKEN))
     figure.update_layout(legend={"traceorder": "normal", "font": {"family": "monospace", "size": 12}}, dragmode=False)
+    if len(frame):
+        figure.update_xaxes(tickvals=round_ticks(float(frame["bin_low"].min()), float(frame["bin_high"].max())))
     figure.update_yaxes(type="log" if log else "linear", rangemode="tozero")
     return figure
 

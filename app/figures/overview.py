@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from app.figures.axes import MARGIN
+from app.figures.axes import FVU_AXIS, L0_AXIS, MARGIN
 from app.palette import Palette
 from sae_core.schemas import DENSE_ABOVE
 
-L0_TICKS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "hexagon", "pentagon")
 
 
@@ -58,9 +57,8 @@ def fvu_against_l0(frame: pd.DataFrame, colours: Palette) -> tuple[go.Figure, st
         x=chosen["l0"].tolist(), y=chosen["fvu"].tolist(), mode="markers", name="headline", hoverinfo="skip",
         marker={"symbol": "circle-open", "size": 17, "color": colours.chosen, "line": {"width": 2}},
     )  # fmt: skip
-    figure.update_xaxes(title="L0 (mean active features a token)", type="log",
-                        tickvals=L0_TICKS, ticktext=[str(tick) for tick in L0_TICKS])  # fmt: skip
-    figure.update_yaxes(title="FVU (share of variance not explained)", rangemode="tozero")
+    figure.update_xaxes(**L0_AXIS)
+    figure.update_yaxes(**FVU_AXIS)
     sentence = (
         "Each point is a dictionary on held-out tokens: left is sparser, lower explains more, so down and left is "
         "better. Compare dictionaries at equal L0. Ringed: the headline dictionary of its layer."

@@ -9,11 +9,10 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from app.figures import kinds
-from app.figures.axes import MARGIN
-from app.figures.overview import L0_TICKS
+from app.figures.axes import FVU_AXIS, L0_AXIS, MARGIN
 from app.palette import Palette
 from sae_core.results import kind_name
-from sae_core.specs import format_alpha
+from sae_core.specs import Site, format_alpha
 
 HOVER = (
     "<b>%{customdata[0]}</b><br>L0 %{customdata[1]:.1f}, FVU %{customdata[2]:.3f}<br>"
@@ -29,7 +28,7 @@ TITLE_SIZE = 13  # of a panel among others
 
 def place_name(layer: int, site: str, kind: str = "") -> str:
     """`layer 2 · resid_post · SAE`."""
-    return " · ".join([f"layer {layer}", site, *([kind_name(kind)] if kind else [])])
+    return " · ".join([Site(layer, site).where, site, *([kind_name(kind)] if kind else [])])
 
 
 def hover_data(frame: pd.DataFrame) -> list[list[object]]:
@@ -93,9 +92,8 @@ def _line(part: pd.DataFrame, name: str, marker: dict, dash: str) -> go.Scatter:
 
 def _tradeoff(lines: Sequence[go.Scatter]) -> go.Figure:
     figure = go.Figure(list(lines), layout={"height": 380, "margin": MARGIN, "dragmode": False, "hovermode": "closest"})
-    figure.update_xaxes(title="L0 (mean active features a token)", type="log",
-                        tickvals=L0_TICKS, ticktext=[str(tick) for tick in L0_TICKS])  # fmt: skip
-    figure.update_yaxes(title="FVU (share of variance not explained)", rangemode="tozero")
+    figure.update_xaxes(**L0_AXIS)
+    figure.update_yaxes(**FVU_AXIS)
     return figure.update_layout(showlegend=True)
 
 
@@ -127,7 +125,7 @@ def alive_panels(frame: pd.DataFrame, colours: Palette) -> tuple[go.Figure, str]
     figure.update_yaxes(range=[-0.03, 1.05], tickformat=".0%")
     height = 110 + 230 * rows
     legend = {"orientation": "h", "yanchor": "top", "y": -75 / (height - 150), "x": 0}
-    figure.update_annotations(font_size=TITLE_SIZE)
+    figure.update_annotations(font_size=TITLE_SIZE, yshift=6)
     figure.update_layout(height=height, margin=MARGIN | {"t": 44}, dragmode=False, hovermode="closest", legend=legend)
     return figure, (
         "Share of features that are active on more than 10 held-out tokens; alpha 0 stands at the left end. The more "

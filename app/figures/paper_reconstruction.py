@@ -8,8 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from app.figures import kinds
-from app.figures.axes import MARGIN
-from app.figures.overview import L0_TICKS
+from app.figures.axes import L0_AXIS, MARGIN
 from app.figures.paper_dictionaries import SYMBOLS
 from app.palette import Palette
 
@@ -97,8 +96,7 @@ def sweep(frame: pd.DataFrame, colours: Palette) -> tuple[go.Figure, str]:
         x=ends, y=[clean, clean], mode="lines", name="untouched", line={"color": colours.clean, "dash": "dot"},
         hovertemplate="untouched: perplexity %{y:.3g}<extra></extra>",
     )  # fmt: skip
-    figure.update_xaxes(title="L0 (mean active features a token)", type="log",
-                        tickvals=L0_TICKS, ticktext=[str(tick) for tick in L0_TICKS])  # fmt: skip
+    figure.update_xaxes(**L0_AXIS)
     figure.update_yaxes(title="perplexity with the reconstruction", type="log",
                         tickvals=PERPLEXITY_TICKS, ticktext=[f"{tick:,}" for tick in PERPLEXITY_TICKS])  # fmt: skip
     return figure, (

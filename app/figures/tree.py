@@ -9,6 +9,9 @@ import plotly.graph_objects as go
 from app.figures.axes import MARGIN, safe
 from app.palette import Palette
 
+LABEL_LENGTH = 26
+LABEL_WIDTH = 155  # pixels of the longest label, outside of the first and last layer on a screen of any width
+LEGEND_HEIGHT = 48  # two lines
 ROW = 46
 DASHES = {"": "solid", "both": "solid", "live only": "dash", "stored only": "dot"}
 
@@ -112,9 +115,13 @@ def _node_trace(placed: pd.DataFrame, colours: Palette) -> go.Scatter:
         x=placed["x"].tolist(),
         y=placed["y"].tolist(),
         mode="markers+text",
-        text=[f"<b>{safe(n, 26)}</b>" if r else safe(n, 26) for n, r in zip(placed["name"], root, strict=True)],
+        text=[
+            f"<b>{safe(n, LABEL_LENGTH)}</b>" if r else safe(n, LABEL_LENGTH)
+            for n, r in zip(placed["name"], root, strict=True)
+        ],
         textposition=[_label_side(x, placed["x"]) for x in placed["x"]],
         textfont={"size": 12, "color": colours.text},
+        cliponaxis=False,
         marker={
             "size": [18 if r else 13 for r in root],
             "color": colours.activation,
@@ -156,18 +163,19 @@ def _layout(placed: pd.DataFrame) -> go.Layout:
     half = max((rows - 1) / 2, 0.5)
     hidden = {"showgrid": False, "zeroline": False}
     return go.Layout(
-        height=150 + ROW * max(rows, 2),
-        margin=MARGIN,
+        height=120 + LEGEND_HEIGHT + ROW * max(rows, 2),
+        margin={**MARGIN, "l": LABEL_WIDTH, "r": LABEL_WIDTH, "t": LEGEND_HEIGHT},
         clickmode="event+select",
         dragmode=False,
         xaxis={
             **hidden,
             "tickvals": layers,
             "ticktext": [f"layer {n}" for n in layers],
-            "range": [layers[0] - 0.5 - 0.25 * len(layers), layers[-1] + 0.5 + 0.1 * len(layers)],
+            "range": [layers[0] - 0.1, layers[-1] + 0.1],
         },
         yaxis={**hidden, "visible": False, "range": [-half - 0.6, half + 0.9]},
-        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        # Placed in the container: in the plot it would push the margins.
+        legend={"orientation": "h", "x": 0, "xref": "container", "y": 1, "yref": "container", "yanchor": "top"},
     )
 
 

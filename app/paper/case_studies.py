@@ -7,10 +7,11 @@ import streamlit as st
 
 from app import links, state
 from app.components import layout, plots
+from app.components.drops import show_drops
 from app.components.feature_firing import scale_switch
 from app.figures import paper_case_studies as figures
 from app.figures.colours import legend_tokens
-from app.figures.histograms import activation_histogram, drop_histogram
+from app.figures.histograms import activation_histogram
 from app.glossary import explain
 from app.paper import Result
 from app.paper import case_studies_claims as judge
@@ -54,7 +55,7 @@ def both_histograms(
     with left:
         show_histogram(part, entry, feature, histogram)
     with right:
-        show_drops(part, drops)
+        show_drops(drops, f"{part.key}_positions", POSITIONS)
     links.link(f"Feature {feature}", "feature", icon=":material/insights:", dictionary=entry.id, feature=feature)
     return histogram, drops
 
@@ -70,7 +71,7 @@ def own_histogram(run: RunStore, entry: DictionaryEntry, feature: int) -> pd.Dat
 def show_histogram(part: Part, entry: DictionaryEntry, feature: int, histogram: pd.DataFrame) -> None:
     """Activations by token; a click opens the contexts of that part of a bar on the Feature page."""
     st.markdown("###### Activations by token", help=explain("token_histograms", "count"))
-    first, log = choose_range(part.key, histogram), scale_switch(f"{part.key}_log")
+    first, log = range_and_scale(part.key, histogram)
     key = f"{part.key}-activations-{entry.id}-{feature}"
     shown = histogram[histogram["bin"] >= first]
     plots.show_plot("", activation_histogram(shown, state.colours(), log), key, on_select=lambda: None)
@@ -79,6 +80,12 @@ def show_histogram(part: Part, entry: DictionaryEntry, feature: int, histogram: 
     if point:
         bin, token = point["customdata"]
         links.go("feature", dictionary=entry.id, feature=feature, band=f"bin{bin}", token=token)
+
+
+def range_and_scale(key: str, histogram: pd.DataFrame) -> tuple[int, bool]:
+    """First bin to show and whether counts are on a log scale, chosen in one row."""
+    with st.container(horizontal=True, gap="small"):
+        return choose_range(key, histogram), scale_switch(f"{key}_log")
 
 
 def choose_range(key: str, histogram: pd.DataFrame) -> int:
@@ -102,21 +109,6 @@ def note_range(histogram: pd.DataFrame, shown: pd.DataFrame) -> None:
         plots.note(f"Shown: {shown['count'].sum():,} of {histogram['count'].sum():,} activations, the strongest.")
 
 
-def show_drops(part: Part, drops: pd.DataFrame) -> None:
-    """Drops of the token that really came next, at all positions or where the feature is active."""
-    st.markdown("###### Drops of the true next token", help=explain("next_token_drops", "count"))
-    key = f"{part.key}_positions"
-    population = st.segmented_control(
-        "Positions", list(POSITIONS), format_func=POSITIONS.get, required=True, label_visibility="collapsed",
-        **links.bound(key, "all", options=list(POSITIONS)),
-    )  # fmt: skip
-    shown = drops[drops["population"] == population]
-    if shown.empty:
-        plots.note("No drop above 0.1 nats: removing the feature hardly touches the token that really comes next.")
-        return
-    plots.show_plot("", drop_histogram(shown, state.colours(), False), f"{key}-drops")
-
-
 def apostrophes_read(run: RunStore, entry: DictionaryEntry, feature: int) -> tuple[int, int]:
     """On how many of the apostrophes among the table tokens a feature is active, and how many there are."""
     words = run.read("vocabulary")
@@ -136,7 +128,7 @@ def figure_11(run: RunStore, setting: str) -> None:
             expected = f"basis_histograms of feature {feature} of {entry.id} (made for landmarks only)"
             raise MissingTable(expected, "none", "")
     histogram = own_histogram(run, entry, feature)
-    first, log = choose_range("coordinate", histogram), scale_switch("coordinate_log")
+    first, log = range_and_scale("coordinate", histogram)
     shown = coordinate[coordinate["bin"] >= first], histogram[histogram["bin"] >= first]
     left, right = layout.stacking_columns(2, "coordinate")
     with left:

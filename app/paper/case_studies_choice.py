@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from app import links, state
+from app import links, names, state
 from app.components import layout
 from app.components.overview_start import landmarks
 from sae_core.errors import InputError
@@ -17,15 +17,15 @@ ANOTHER = "another"
 
 @dataclass(frozen=True)
 class Part:
-    """A part that a feature plays. key: in the address. words: one of them is in the title of the landmark for it."""
+    """A part that a feature plays. key: in the address. landmarks: keys of the landmarks that can play it."""
 
     key: str
     name: str
-    words: tuple[str, ...]
+    landmarks: tuple[str, ...]
 
-    def default(self, titles: dict[str, str]) -> str:
-        """The landmark that plays it, or ANOTHER where the run has none."""
-        return next((id for id, title in titles.items() if any(word in title.lower() for word in self.words)), ANOTHER)
+    def default(self, run: RunStore) -> str:
+        """The run's first landmark that plays it, or ANOTHER where it has none."""
+        return next((_id(found) for found in landmarks(run) if found["key"] in self.landmarks), ANOTHER)
 
     @property
     def details(self) -> tuple[str, str]:
@@ -34,17 +34,17 @@ class Part:
 
 
 APOSTROPHE = Part("apostrophe", "The apostrophe feature", ("apostrophe",))
-CLOSER = Part("closer", "The closing-bracket feature", ("closing bracket",))
-OTHER = Part("other", "A feature", ("`if`", "word family", "receives"))
+CLOSER = Part("closer", "The closing-bracket feature", ("closing_bracket",))
+OTHER = Part("other", "A feature", ("if_in_code", "word_family", "receiver"))
 
 
 def choose(run: RunStore, part: Part) -> tuple[DictionaryEntry, int]:
     """Widgets for the feature of a part, and the feature. Raises InputError where none is named and none chosen."""
     titles = _titles(run)
     what, where, which = layout.stacking_columns([4, 3, 1], part.key, "small")
-    bound = links.bound(part.key, part.default(titles), options=[*titles, ANOTHER], drops=part.details)
+    bound = links.bound(part.key, part.default(run), options=[*titles, ANOTHER], drops=part.details)
     with what:
-        chosen = st.selectbox(part.name, [*titles, ANOTHER], **bound, format_func=lambda id: _name(titles, id))
+        chosen = st.selectbox(part.name, [*titles, ANOTHER], **bound, format_func=lambda id: _name(run, titles, id))
     if chosen == ANOTHER:
         dictionary, feature = part.details
         ids = [entry.id for entry in run.main_dictionaries]
@@ -57,7 +57,7 @@ def choose(run: RunStore, part: Part) -> tuple[DictionaryEntry, int]:
 def picked(run: RunStore, part: Part) -> tuple[DictionaryEntry, int]:
     """The feature of a part: the address's, or the run's landmark. Raises InputError where there is neither."""
     titles = _titles(run)
-    chosen = links.read(part.key, part.default(titles), options=[*titles, ANOTHER])
+    chosen = links.read(part.key, part.default(run), options=[*titles, ANOTHER])
     if chosen != ANOTHER:
         dictionary, _, feature = chosen.rpartition(":")
     else:
@@ -76,11 +76,15 @@ def _number(text: str) -> int | str:
 
 def _titles(run: RunStore) -> dict[str, str]:
     """Title of each landmark by `dictionary:feature`."""
-    return {f"{found['dictionary']}:{found['feature']}": str(found["title"]) for found in landmarks(run)}
+    return {_id(found): str(found["title"]) for found in landmarks(run)}
 
 
-def _name(titles: dict[str, str], id: str) -> str:
+def _id(landmark: dict) -> str:
+    return f"{landmark['dictionary']}:{landmark['feature']}"
+
+
+def _name(run: RunStore, titles: dict[str, str], id: str) -> str:
     if id not in titles:
         return "Any other feature"
     dictionary, _, feature = id.rpartition(":")
-    return f"{titles[id]} · {dictionary} #{feature}"
+    return f"{titles[id]} · {names.place(run, dictionary)} #{feature}"

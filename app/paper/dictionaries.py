@@ -16,13 +16,14 @@ from app.components.numbers import count
 from app.components.tables import chosen_row
 from app.figures import paper_dictionaries as figures
 from app.glossary import TERMS, explain, plain
+from app.names import layer_column
 from app.paper import CORRECTED, Result
 from app.paper import dictionaries_claims as judged
 from app.paper.claims import show_claims
 from app.paper.missing import command
 from sae_core.errors import MissingTable
 from sae_core.results import all_metrics, kind_name
-from sae_core.specs import K_KINDS, L1_KINDS
+from sae_core.specs import K_KINDS, L1_KINDS, Site
 from sae_core.store import RunStore
 
 PUBLISHED = "published"
@@ -85,7 +86,7 @@ def swept(frame: pd.DataFrame, column: str, at_least: int) -> pd.DataFrame:
 
 def choose_place(places: pd.DataFrame, key: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
     """A selector of one place (layer, site, kind); what it returns picks the rows of a frame that lie there."""
-    names = {f"L{row.layer}-{row.site}-{row.kind}": row for row in places.itertuples(index=False)}
+    names = {f"{Site(row.layer, row.site).place}-{row.kind}": row for row in places.itertuples(index=False)}
     bound = links.bound(key, next(iter(names)), options=names)
     chosen = st.selectbox(
         "Place", list(names), format_func=lambda name: figures.place_name(*names[name]), **bound,
@@ -165,7 +166,7 @@ def show_kinds(run: RunStore, setting: str) -> None:
     frame = frame[frame["kind"].isin((*L1_KINDS, *K_KINDS)) & ((frame["alpha"] > 0) | frame["kind"].isin(K_KINDS))]
     later = frame[frame["kind"].isin(judged.LATER)]
     places = later.groupby(["layer", "site", "ratio"]).size().sort_values(ascending=False, kind="stable")
-    names = {f"L{layer}-{site}-r{ratio:g}": (layer, site, ratio) for layer, site, ratio in places.index}
+    names = {f"{Site(layer, site).place}-r{ratio:g}": (layer, site, ratio) for layer, site, ratio in places.index}
     _needs(later, run, "a BatchTopK, JumpReLU or frozen dictionary", "--kind batchtopk --ks 15 30 60")
     bound = links.bound("form_place", next(iter(names)), options=names)
     chosen = st.selectbox("Place", list(names), **bound, help="layer, site and ratio of features to dimensions")
@@ -198,8 +199,10 @@ def show_table(run: RunStore, setting: str) -> None:
     shown = table(frame)
     config = st.column_config
     columns = {
-        "id": config.TextColumn("Dictionary", width="medium"),
-        "kind": config.TextColumn("Kind", width="small"),
+        "id": config.TextColumn(
+            "Dictionary", width=235, help="behind the rest, seed1: another seed; published; t300k: so many tokens"
+        ),
+        "kind": config.TextColumn("Kind", width=105),
         "layer": config.NumberColumn("Layer", format="%d"),
         "site": config.TextColumn("Site", help=TERMS["site"]),
         "ratio": config.NumberColumn("R", format="%g", help=TERMS["ratio"]),
@@ -207,12 +210,11 @@ def show_table(run: RunStore, setting: str) -> None:
         "k": config.NumberColumn("k", format="%d", help="active features a token that it was trained to, or keeps"),
         "l0": config.NumberColumn("L0", format="%.1f", help=explain("metrics", "l0")),
         "fvu": config.NumberColumn("FVU", format="%.3f", help=explain("metrics", "fvu")),
-        "ce_recovered": config.NumberColumn("CE recovered (%)", format="%.1f", help=explain("metrics", "ce_recovered")),
+        "ce_recovered": config.NumberColumn("CE rec. (%)", format="%.1f", help=explain("metrics", "ce_recovered")),
         "n_alive": config.NumberColumn("Alive", format="localized", help=explain("metrics", "n_alive")),
         "n_features": config.NumberColumn("Features", format="localized"),
         "train_tokens": config.NumberColumn("Trained on", format="localized", help=explain("metrics", "train_tokens")),
         "n_tokens": config.NumberColumn("Held-out tokens", format="localized"),
-        "variant": config.TextColumn("Variant", help="seed1: another seed; published; t300k: so many tokens"),
     }  # fmt: skip
     st.dataframe(
         shown, column_order=list(columns), column_config=columns, hide_index=True, key="all_dictionaries",
@@ -231,7 +233,7 @@ def show_table(run: RunStore, setting: str) -> None:
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """The metrics as they are shown: kinds in words, shares in percent, no alpha where the kind has none."""
     return frame.assign(
-        kind=frame["kind"].map(kind_name), ce_recovered=frame["ce_recovered"] * 100,
+        kind=frame["kind"].map(kind_name), layer=layer_column(frame["layer"]), ce_recovered=frame["ce_recovered"] * 100,
         alpha=frame["alpha"].where(frame["kind"].isin(L1_KINDS)),
     )  # fmt: skip
 

@@ -258,7 +258,7 @@ def test_sites_and_widths_that_do_not_fit(weighted: RunStore, open_page: Opener)
     ]
     weighted.update_manifest(dictionaries=tuple(entries))
     test = open_page("compare", **pair(feature="2"))
-    assert not test.exception and "resid_post of layer 1 and mlp_post of layer 1" in errors(test)[0]
+    assert not test.exception and "layer 1 resid_post and layer 1 mlp_post" in errors(test)[0]
     assert "No cosines" in texts(test)
 
 

@@ -1,8 +1,9 @@
-"""Effects and trees computed on a click: the figures and rows of the steps, kept in the run for the next visitor."""
+"""Contexts, effects and trees computed on a click: the rows of the steps, kept in the run for the next visitor."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.app.conftest import errors, texts
 from tests.precompute.tiny_run import BATCH, tiny_run
 
 ROOT = Path(__file__).resolve().parents[2]
+SHOWN = "class='sae-context-side'"
 
 
 def make(store: RunStore, *steps: object) -> None:
@@ -38,11 +40,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
 
 @pytest.fixture
 def run(whole: RunStore, tmp_path: Path) -> Iterator[RunStore]:
-    """The same without effects and edges."""
+    """The same without contexts of layer 1 and its MLP, effects and edges."""
     shutil.copytree(whole.folder, tmp_path / "runs" / "tiny")
     store = RunStore.open(tmp_path / "runs" / "tiny")
     for table in (*MAKES["effects"], *MAKES["edges"]):
         shutil.rmtree(store.folder / "tables" / table)
+    for entry in store.main_dictionaries[1:]:
+        store.table_path("contexts", entry.id).unlink()
     st.cache_data.clear()
     st.cache_resource.clear()
     before = os.environ.get("SAE_RUNS")
@@ -99,6 +103,57 @@ def test_effects_are_computed_on_a_click_and_kept(run: RunStore, whole: RunStore
     assert "the run has 1 of" in texts(other)
 
 
+def test_contexts_are_computed_on_a_click_and_kept_as_the_command_writes_them(run: RunStore, whole: RunStore) -> None:
+    entry, feature = run.headline(1), loudest(whole, 1)
+    by_command = RunStore.open(shutil.copytree(run.folder, run.folder.parent.parent / "by_command"))
+    query = {"dictionary": entry.id, "feature": str(feature)}
+    test = page("feature", **query)
+    assert not test.exception and not errors(test)
+    assert "The contexts of this feature are not computed yet" in texts(test) and SHOWN not in texts(test)
+    test.button(key="compute-contexts").click().run()
+    assert not test.exception and not errors(test) and "compute-contexts" not in buttons(test)
+    assert texts(test).count(SHOWN) == min(20, len(run.read("contexts", entry.id).query("band == 'top'")))
+    chosen = contexts.Args(device="cpu", features=str(feature), only=entry.id)
+    contexts.run(by_command, chosen)
+    for table, id in (("contexts", entry.id), ("windows", None)):
+        found, expected = run.read(table, id), by_command.read(table, id)
+        assert len(expected)
+        pd.testing.assert_frame_equal(found, expected)
+        assert run.table_info(table, id).settings == by_command.table_info(table, id).settings
+    assert made(run, "contexts", entry).features.tolist() == [feature]
+    other = page("feature", dictionary=entry.id, feature=str(feature + 2))
+    assert "compute-contexts" in buttons(other) and SHOWN in texts(page("feature", **query))
+
+
+def test_contexts_of_a_run_that_cannot_be_written_are_shown_with_the_corpus_text(
+    run: RunStore, whole: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunStore, "write_sorted", refuses)
+    entry, feature = run.headline(1), loudest(whole, 1)
+    shown = page("feature", dictionary=entry.id, feature=str(feature))
+    shown.button(key="compute-contexts").click().run()
+    assert not shown.exception and not errors(shown) and "compute-contexts" not in buttons(shown)
+    assert not run.table_path("contexts", entry.id).exists()
+    kept = shown.session_state[computed.KEPT][entry.hash, "contexts", feature]
+    expected = whole.read("contexts", entry.id, key=feature)
+    assert sorted(kept["window"]) == sorted(expected["window"])
+    stored = page("feature", dictionary=entry.id, feature=str(feature))
+    monkeypatch.undo()
+    contexts.run(run, contexts.Args(device="cpu"))
+    assert "compute-contexts" in buttons(stored)
+    now = page("feature", dictionary=entry.id, feature=str(feature))
+    before, after = (tokens_shown(test) for test in (shown, now))
+    assert len(before) > 20 and before == after
+
+
+def tokens_shown(test: AppTest) -> list[str]:
+    return [found for html in texts(test).split(SHOWN)[1:] for found in re.findall("<bdi[^>]*>([^<]*)</bdi>", html)]
+
+
+def refuses(*_: object, **__: object) -> None:
+    raise StorageError("to write", "a read-only folder", "Check it")
+
+
 def test_a_tree_is_computed_layer_by_layer(run: RunStore, whole: RunStore) -> None:
     entry, feature = run.headline(1), loudest(whole, 1)
     test = page("causal_tree", dictionary=entry.id, feature=str(feature), threshold="0")
@@ -114,14 +169,11 @@ def test_a_tree_is_computed_layer_by_layer(run: RunStore, whole: RunStore) -> No
 def test_a_run_that_cannot_be_written_keeps_the_rows_for_the_session(
     run: RunStore, whole: RunStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuses(*_: object) -> None:
-        raise StorageError("to write", "a read-only folder", "Check it")
-
     monkeypatch.setattr(computed, "add_rows", refuses)
     entry, feature = run.headline(1), loudest(whole, 1)
     test = page("feature", dictionary=entry.id, feature=str(feature))
-    test.button(key="compute-effects").click().run()
-    test.button(key="compute-edges").click().run()
+    for step in ("contexts", "effects", "edges"):
+        test.button(key=f"compute-{step}").click().run()
     assert not test.exception and not errors(test) and not buttons(test)
     assert not run.table_path("logit_effects", entry.id).exists()
     kept = test.session_state[computed.KEPT]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sae_core.specs import Site
 from sae_core.store import RunStore
 from tests.app.conftest import Opener, assert_calm, errors, texts
 
@@ -24,7 +25,7 @@ def test_it_says_what_the_run_is(open_page: Opener, run: RunStore) -> None:
     assert len(test.dataframe[0].value) == 3
     assert [m.label for m in test.metric][:3] == ["L0", "FVU", "CE recovered"]
     metrics = run.read("metrics", run.main_dictionaries[1].id).iloc[0]
-    assert test.metric[2].value == f"{metrics['ce_recovered']:.1%}"
+    assert test.metric[2].value == f"{100 * metrics['ce_recovered']:.1f} %"
     assert len(test.get("plotly_chart")) == 2
 
 
@@ -119,3 +120,20 @@ def test_an_imported_dictionary_tells_its_origin_and_its_warning(open_page: Open
     assert len(test.warning) == 1 and warning.startswith(f"{first.id} may not fit") and "FVU 0.08" in warning
     assert "Imported from" in texts(test) and "sha256 ffffffffffff" in texts(test) and "<b>" not in texts(test)
     assert list(test.dataframe[0].value["source"].dropna()) == ["saelens:who/res-sm"]
+
+
+def test_the_embedding_has_no_layer_and_is_called_by_its_name(open_page: Opener, run: RunStore) -> None:
+    first, *rest = run.manifest.dictionaries
+    embedding = replace(first, headline=False, spec=replace(first.spec, site=Site(-1, "embed")))
+    run.update_manifest(dictionaries=(embedding, *rest))
+    test = open_page("overview", dictionary=first.id)
+    assert_calm(test)
+    shown = test.dataframe[0].value
+    assert list(shown["site"]) == ["embed", "resid_post", "resid_post"] and list(shown["layer"])[1:] == [1, 2]
+    assert shown["layer"].isna().tolist() == [True, False, False]
+    assert "Reconstruction against sparsity, embedding" in texts(test) and "layer -1" not in texts(test)
+    feature = open_page("feature", dictionary=first.id, feature="3")
+    assert not feature.exception and "embed feature 3" in texts(feature)
+    assert "headline residual dictionaries only" in texts(feature) and "L-1" not in texts(feature)
+    compared = open_page("compare", dictionary=first.id)
+    assert not compared.exception and "layer -1" not in texts(compared)

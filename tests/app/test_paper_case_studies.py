@@ -199,8 +199,8 @@ def test_the_coordinate_is_named_with_its_side_and_tokens_are_escaped() -> None:
 def told(run: RunStore) -> RunStore:
     """The synthetic run with landmarks and the section's own tables."""
     ids = [entry.id for entry in run.main_dictionaries]
-    titles = ("Apostrophes, and the s that follows", "`if` in code", "A direction that writes closing brackets")
-    marks = [{"title": t, "dictionary": ids[1], "feature": 2 + i, "why": "."} for i, t in enumerate(titles)]
+    keys = ("apostrophe", "if_in_code", "closing_bracket")
+    marks = [{"key": k, "title": "x", "dictionary": ids[1], "feature": 2 + i, "why": "."} for i, k in enumerate(keys)]
     run.write_text("landmarks.json", json.dumps(marks))
     rng = np.random.default_rng(0)
     for lower, upper in zip(ids, ids[1:], strict=False):
@@ -244,6 +244,20 @@ def test_a_run_without_landmarks_and_tables_names_the_commands(run: RunStore, op
     assert "python -m precompute paper across_layers" in told
 
 
+def test_landmarks_are_known_by_their_keys_and_one_without_is_offered_all_the_same(
+    told: RunStore, open_page: Opener
+) -> None:
+    id = told.main_dictionaries[1].id
+    marks = [{"title": "apostrophes, closing brackets", "dictionary": id, "feature": 9, "why": "."},
+             {"key": "receiver", "title": "apostrophe", "dictionary": id, "feature": 3, "why": "."}]  # fmt: skip
+    told.write_text("landmarks.json", json.dumps(marks))
+    test = open_page("paper", section="case_studies")
+    assert not test.exception
+    chosen = {key: test.selectbox(key=key).value for key in ("apostrophe", "closer", "other")}
+    assert chosen == {"apostrophe": "another", "closer": "another", "other": f"{id}:3"}
+    assert any("#9" in option for option in test.selectbox(key="apostrophe").options)
+
+
 def test_a_feature_that_is_no_landmark_has_no_coordinate(told: RunStore, open_page: Opener) -> None:
     id = told.main_dictionaries[1].id
     test = open_page("paper", section="case_studies", apostrophe="another", apostrophe_dictionary=id,
@@ -275,8 +289,8 @@ def test_as_published_counts_dead_features_too(told: RunStore, open_page: Opener
 
 def test_search_and_unembedding_with_a_model() -> None:
     run = live_run()
-    marks = [{"title": "Apostrophes", "dictionary": headline(1), "feature": 3, "why": "."},
-             {"title": "closing brackets", "dictionary": headline(1), "feature": 4, "why": "."}]  # fmt: skip
+    place = {"title": "x", "dictionary": headline(1), "why": "."}
+    marks = [{"key": "apostrophe", "feature": 3, **place}, {"key": "closing_bracket", "feature": 4, **place}]
     (run.folder / "landmarks.json").write_text(json.dumps(marks))
     try:
         app = open_live_page("paper", section="case_studies", find="It is up to Dave'", unembedding="model")
