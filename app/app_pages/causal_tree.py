@@ -55,7 +55,7 @@ def choose_root(run: RunStore) -> tuple[DictionaryEntry, int]:
     """The root: one of the headline dictionaries and a feature of it."""
     entries = {d.id: d for d in run.main_dictionaries}
     default = last_headline(run).id
-    where, which, say, go = st.columns([3, 2, 3, 1], vertical_alignment="bottom")
+    where, which, say, go = st.columns([6, 4, 5, 3], vertical_alignment="bottom")
     bound = links.bound("dictionary", default, options=entries, drops=("feature",))
     id = where.selectbox("Dictionary of the root", entries, **bound, format_func=lambda id: _entry_name(entries[id]))
     entry = entries[id]

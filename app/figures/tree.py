@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 from app.figures.axes import MARGIN, safe
 from app.palette import Palette
 
-LABEL_LENGTH = 26
-LABEL_WIDTH = 155  # pixels of the longest label, outside of the first and last layer on a screen of any width
+LABEL_LENGTH = 23
+LABEL_WIDTH = 165  # pixels of the longest label, outside of the first and last layer on a screen of any width
 LEGEND_HEIGHT = 48  # two lines
 ROW = 46
 DASHES = {"": "solid", "both": "solid", "live only": "dash", "stored only": "dot"}
