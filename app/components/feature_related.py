@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app import computed, feature_parts, links, names
+from app import computed, feature_parts, links, names, trees
 from app.components import compute_now, layout, plots
 from app.components.errors import show_errors
 from app.components.tables import chosen_row, edge_columns
@@ -46,18 +46,11 @@ def show_parents(run: RunStore, entry: DictionaryEntry, feature: int) -> None:
         pair = [entry, parent_of(run, entry)]
         compute_now.offer(run, "edges", "The edges into this feature are", pair, compute, "compute-edges")
         return
-    edge_table(run, parents, "Parent", f"parents-{entry.id}-{feature}", why_no_parents(entry))
+    too_few = f"Fewer than {TREE_MIN_CONTEXTS} contexts reach half its maximum, so no edges were measured."
+    why_none = trees.why_no_parents(run, entry) or too_few
+    edge_table(run, parents, "Parent", f"parents-{entry.id}-{feature}", why_none)
     if len(parents) and parents.attrs["rest"]:
         plots.note(parents.attrs["rest"])
-
-
-def why_no_parents(entry: DictionaryEntry) -> str:
-    """Why a feature may have no parents, in a sentence."""
-    if not entry.headline:
-        return "Causal edges are measured for headline residual dictionaries only."
-    if entry.spec.site.layer == 0:
-        return "The first layer has no previous layer."
-    return f"Fewer than {TREE_MIN_CONTEXTS} contexts reach half its maximum, so no edges were measured."
 
 
 def edge_table(run: RunStore, edges: pd.DataFrame, title: str, key: str, missing: str) -> None:
