@@ -5,7 +5,7 @@ All of it is exact over the table tokens: the codes are harvested once, then rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 from precompute.common import bar, load_entry
 from precompute.harvest import HarvestArgs, code_indexes, release_codes
 from precompute.tables import waiting
+from precompute.workers import side_by_side
 from sae_core.code_index import CodeIndex, FeatureCodes
 from sae_core.contexts import TokenText
 from sae_core.feature_stats import (
@@ -65,6 +66,16 @@ def _write_tables(
     store.write_table("features", pd.DataFrame(tables.rows), entry.id, made_from)
 
 
+@dataclass(frozen=True)
+class Read:
+    """What is taken from one feature: its row, by token its active tokens and summed codes, and its histogram."""
+
+    row: dict
+    counts: np.ndarray
+    sums: np.ndarray
+    histogram: pa.Table
+
+
 class FeatureTables:
     """Gathers the rows of the three tables while features go by once."""
 
@@ -77,15 +88,22 @@ class FeatureTables:
 
     def histogram_blocks(self, features: Iterator[FeatureCodes]) -> Iterator[pa.Table]:
         block: list[pa.Table] = []
-        for found in features:
-            block.append(self.add(found))
+        for histogram in self.add(features):
+            block.append(histogram)
             if len(block) == FEATURES_AT_ONCE:
                 yield pa.concat_tables(block)
                 block = []
         if block:
             yield pa.concat_tables(block)
 
-    def add(self, found: FeatureCodes) -> pa.Table:
+    def add(self, features: Iterable[FeatureCodes]) -> Iterator[pa.Table]:
+        """The histogram of each feature; its other rows wait for `token_features` and in `rows`."""
+        for read in side_by_side(self._read, features):
+            self.strongest.add(read.row["feature"], read.counts, read.sums)
+            self.rows.append(read.row)
+            yield read.histogram
+
+    def _read(self, found: FeatureCodes) -> Read:
         n = len(self.occurrences)
         counts, sums = np.zeros(n, np.int64), np.zeros(n)
         for part in found.parts():
@@ -93,9 +111,8 @@ class FeatureTables:
             counts += np.bincount(token_ids, minlength=n)
             sums += np.bincount(token_ids, part.codes.astype(np.float64), n)
         histogram = token_histogram(found.codes, self.text.token_ids[found.positions])
-        self.strongest.add(found.feature, counts, sums)
-        self.rows.append(self._feature_row(found, counts, sums, histogram))
-        return histogram_table(found.feature, histogram, self.names)
+        row = self._feature_row(found, counts, sums, histogram)
+        return Read(row, counts, sums, histogram_table(found.feature, histogram, self.names))
 
     def _feature_row(
         self, found: FeatureCodes, counts: np.ndarray, sums: np.ndarray, histogram: TokenHistogram

@@ -15,6 +15,7 @@ import torch
 
 from precompute.common import bar, load_entry, load_model
 from precompute.tables import fresh_folder
+from precompute.workers import side_by_side
 from sae_core.code_index import CodeIndex
 from sae_core.contexts import TokenText
 from sae_core.dictionaries import Dictionary
@@ -54,14 +55,31 @@ def code_indexes(
     """The code index of each dictionary, by id; what is missing is harvested with contexts in batches of `batch`."""
     text = table_text(store)
     indexes = {entry.id: _open(store, entry, text) for entry in entries}
-    missing = {id: set(index.missing()) for id, index in indexes.items()}
-    if any(missing.values()):
+    if any(index.missing() for index in indexes.values()):
         model = load_model(store, device)
         dictionaries = {entry.id: load_entry(store, entry, model.device) for entry in entries}
-        for shard in bar(sorted(set().union(*missing.values())), "codes of the table tokens", unit="shard"):
-            wanted = {id: dictionaries[id] for id in indexes if shard in missing[id]}
-            write_shard(model, wanted, indexes, shard, text, batch)
+        write_indexes(model, dictionaries, indexes, text, batch, "codes of the table tokens")
     return indexes
+
+
+def write_indexes(
+    model: LanguageModel,
+    dictionaries: dict[str, Dictionary],
+    indexes: dict[str, CodeIndex],
+    text: TokenText,
+    batch: int,
+    what: str,
+) -> None:
+    """Write what is missing of each dictionary's index, several shards at a time; `what` stands at the bar."""
+    missing = {id: set(index.missing()) for id, index in indexes.items()}
+
+    def write(shard: int) -> None:
+        wanted = {id: dictionaries[id] for id in indexes if shard in missing[id]}
+        write_shard(model, wanted, indexes, shard, text, batch)
+
+    shards = sorted(set().union(*missing.values()))
+    for _ in bar(side_by_side(write, shards, model.device), what, len(shards), "shard"):
+        pass
 
 
 def write_shard(

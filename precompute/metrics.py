@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from math import log
 
 import numpy as np
 import pandas as pd
 
 from precompute.common import bar, load_entry, load_model
+from precompute.workers import side_by_side
 from sae_core.corpus import load_windows
 from sae_core.dictionaries import read_metadata
 from sae_core.errors import DictionaryError, SpecError
@@ -77,7 +79,8 @@ def _measure_layer(store: RunStore, model: LanguageModel, entries: Sequence[Dict
     batches = list(held_out_batches(tokens, args.metric_tokens, model.d_vocab, args.batch, model.device))
     dictionaries = [load_entry(store, entry, model.device) for entry in entries]
     what = f"metrics of {entries[0].spec.site.where} ({len(entries)} dictionaries)"
-    found = measure(model, dictionaries, bar(batches, what), store.manifest.spec.first)
+    each = partial(side_by_side, device=model.device)
+    found = measure(model, dictionaries, bar(batches, what), store.manifest.spec.first, each)
     for entry, metrics in zip(entries, found, strict=True):
         frame = pd.DataFrame([row(entry, metrics, read_metadata(store.dictionary_folder(entry.id)))])
         store.write_table("metrics", frame, entry.id, store.provenance(entry.id, **_settings(args)))

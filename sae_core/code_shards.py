@@ -85,4 +85,3 @@ class ShardWriter:
             with temporary.open("r+b") as file:
                 reserve(file, temporary.stat().st_size)
             yield array
-            array.flush()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ ALIVE_ABOVE = 10
 DENSITY_BINS = 12
 LOWEST_DENSITY = 1e-6
 LOGIT_NUMBERS = 2**25
+
+Each = Callable[[Callable[[Any], float], Iterable[Any]], Iterable[float]]
 
 
 class Spliceable(Protocol):
@@ -155,7 +157,7 @@ class Measurement:
         self.codes = [CodeSums.of(d) for d in self.dictionaries]
         self.spliced = [0.0] * len(self.dictionaries)
 
-    def add(self, model: Spliceable, ids: Tensor) -> None:
+    def add(self, model: Spliceable, ids: Tensor, each: Each = map) -> None:
         """Count contexts ids [b, t]."""
         resid_site = self.dictionaries[0].site.stream
         acts = model.sites(ids, [*{resid_site, *self.variation}])
@@ -165,12 +167,17 @@ class Measurement:
         for site, variation in self.variation.items():
             variation.add(acts[site][:, self.first :].flatten(0, 1))
             self.zero[site] += loss(-acts[site], site)
-        for i, dictionary in enumerate(self.dictionaries):
+
+        def spliced(dictionary: Dictionary, sums: CodeSums) -> float:
             x = acts[dictionary.site]
             codes = dictionary.encode(x)
             change = dictionary.reconstruct(x, codes) - x
-            self.codes[i].add(*(part[:, self.first :].flatten(0, 1) for part in (codes, change)))
-            self.spliced[i] += loss(change, dictionary.site)
+            sums.add(*(part[:, self.first :].flatten(0, 1) for part in (codes, change)))
+            return loss(change, dictionary.site)
+
+        pairs = zip(self.dictionaries, self.codes, strict=True)
+        for i, found in enumerate(each(lambda pair: spliced(*pair), pairs)):
+            self.spliced[i] += found
 
     def results(self) -> list[Metrics]:
         """Metrics in the order of the dictionaries."""
@@ -183,16 +190,22 @@ class Measurement:
 
 @torch.inference_mode()
 def measure(
-    model: Spliceable, dictionaries: Sequence[Dictionary], batches: Iterable[Tensor], first: int = 0
+    model: Spliceable,
+    dictionaries: Sequence[Dictionary],
+    batches: Iterable[Tensor],
+    first: int = 0,
+    each: Each = map,
 ) -> list[Metrics]:
     """Metrics of dictionaries of one layer on contexts; batches: token ids [b, t] on the model's device.
+
+    each: goes through the dictionaries as `map` does, if wanted several at a time.
 
     The first token of a context is not predicted, so losses average over t - 1 positions and codes over t;
     positions before `first` are not spliced, and neither their codes nor their predictions count.
     """
     measurement = Measurement(dictionaries, first)
     for ids in batches:
-        measurement.add(model, ids)
+        measurement.add(model, ids, each)
     return measurement.results()
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from precompute.common import bar, load_entry, load_model
+from precompute.common import load_entry, load_model
 from precompute.features import histogram_table
-from precompute.harvest import HarvestArgs, write_shard
+from precompute.harvest import HarvestArgs, write_indexes
 from precompute.paper.states import summary
 from sae_core.code_index import CodeIndex
 from sae_core.contexts import TokenText
@@ -115,8 +115,7 @@ def coordinate_codes(
     }
     for index in indexes.values():
         index.folder.mkdir()
-    for shard in bar(range(next(iter(indexes.values())).n_shards), "residual coordinates", unit="shard"):
-        write_shard(model, sides, indexes, shard, text, batch)
+    write_indexes(model, sides, indexes, text, batch, "residual coordinates")
     return indexes
 
 

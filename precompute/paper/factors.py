@@ -10,11 +10,12 @@ import pandas as pd
 from precompute.common import bar, load_entry, load_model
 from precompute.held_out import batches, held_out_labels, site_activations
 from precompute.paper.states import summary, with_weights
+from precompute.workers import side_by_side
 from sae_core.dictionaries import Dictionary
 from sae_core.factors import F1, Detector, Properties, best_detectors, count_above, properties, score_detectors
 from sae_core.schemas import FACTOR_MIN_POSITIVES, FACTORS
 from sae_core.specs import RunSpec
-from sae_core.store import Provenance, RunStore
+from sae_core.store import DictionaryEntry, Provenance, RunStore
 
 STEP = "factors"
 
@@ -39,9 +40,12 @@ def run(store: RunStore, args: Args) -> None:
     model = load_model(store, args.device)
     sites = list(dict.fromkeys(entry.spec.site for entry in waiting))
     with site_activations(store, model, sites, ids, STEP) as x:
-        for entry in bar(waiting, "factors", unit="dictionary"):
-            dictionary = load_entry(store, entry)
-            frame = factor_rows(dictionary, x[entry.spec.site], wanted, store.manifest.spec)
+
+        def rows(entry: DictionaryEntry) -> pd.DataFrame:
+            return factor_rows(load_entry(store, entry), x[entry.spec.site], wanted, store.manifest.spec)
+
+        made = zip(waiting, side_by_side(rows, waiting), strict=True)
+        for entry, frame in bar(made, "factors", len(waiting), "dictionary"):
             store.write_table("factors", frame, entry.id, _provenance(store, entry.id))
 
 

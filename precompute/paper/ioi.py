@@ -23,6 +23,7 @@ from scipy.stats import bootstrap
 
 from precompute.common import bar, load_entry, load_model
 from precompute.paper.states import summary, with_weights
+from precompute.workers import side_by_side
 from sae_core.autointerp.fragments import AS_PUBLISHED, CORRECTED
 from sae_core.dictionaries import Dictionary
 from sae_core.errors import DictionaryError
@@ -81,8 +82,13 @@ def run(store: RunStore, args: Args) -> None:
         return
     model, seed = load_model(store, args.device), store.manifest.spec.seed
     pairs = prompt_pairs(model.encode, args.pairs, seed)
-    for entry in bar(waiting, "patching", len(entries), "dictionary", len(entries) - len(waiting)):
-        made[entry.id] = dictionary_rows(model, entry.id, load_entry(store, entry, model.device), pairs, args, seed)
+
+    def rows(entry: DictionaryEntry) -> pd.DataFrame:
+        return dictionary_rows(model, entry.id, load_entry(store, entry, model.device), pairs, args, seed)
+
+    found = zip(waiting, side_by_side(rows, waiting, model.device), strict=True)
+    for entry, frame in bar(found, "patching", len(entries), "dictionary", len(entries) - len(waiting)):
+        made[entry.id] = frame
         _write(store, args, made)
 
 

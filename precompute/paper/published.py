@@ -14,6 +14,7 @@ the mean), and random directions have norm 1 (a scale, which no score sees).
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -144,8 +145,8 @@ def _features(store: RunStore, entries: Sequence[DictionaryEntry], args: Args) -
     indexes = code_indexes(store, waiting, args.device, args.batch) if waiting else {}
     for entry in waiting:
         tables = FeatureTables(table_text(store), token_names(store), _outliers(store, entry))
-        for found in bar(indexes[entry.id].features(), f"features of {entry.id}", entry.n_features):
-            tables.add(found)
+        features = bar(indexes[entry.id].features(), f"features of {entry.id}", entry.n_features)
+        deque(tables.add(features), maxlen=0)
         store.write_table("features", pd.DataFrame(tables.rows), entry.id, provenance(store, "features", entry))
     drop_codes(store, [entry for entry in waiting if rules.rows_state(store, entry, AS_PUBLISHED) == "ready"])
 

@@ -19,6 +19,7 @@ from precompute.paper.pool import dictionary_pool
 from precompute.paper.score_rows import add_scores, scores_made
 from precompute.paper.sides import make_sides, published, sides_state
 from precompute.paper.states import summary, with_weights
+from precompute.workers import side_by_side
 from sae_core.autointerp.fragments import AS_PUBLISHED, CORRECTED
 from sae_core.autointerp.score import SCHEMES, Score
 from sae_core.code_index import CodeIndex, FeatureCodes
@@ -102,7 +103,8 @@ class Scorer:
 
 def score_rows(halves: Halves, features: Iterable[FeatureCodes]) -> pd.DataFrame:
     """Rows of `scores`: one for each feature and scheme."""
-    return pd.DataFrame([row for found in features for row in _rows(found.feature, halves.explain(found), halves)])
+    scored = side_by_side(lambda found: (found.feature, halves.explain(found)), features)
+    return pd.DataFrame([row for feature, rule in scored for row in _rows(feature, rule, halves)])
 
 
 def _rows(feature: int, scored: ScoredRule, halves: Halves) -> Iterator[dict]:

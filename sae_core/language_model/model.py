@@ -118,7 +118,8 @@ class LanguageModel:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """attn_out [b, t, d] of queries [b, h, t, d_head], the last t of the keys' positions, masked causally."""
         t, n = q.shape[2], k.shape[2]
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask[n - t : n, :n])
+        mask = None if t == n else self.mask[n - t : n, :n]  # with is_causal, what is masked is not computed either
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
         return self.layers[layer].attention_out(z.transpose(1, 2).flatten(2))
 
     def mlp_post(self, layer: int, x: Tensor) -> Tensor:
