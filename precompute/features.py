@@ -26,7 +26,7 @@ from sae_core.feature_stats import (
     is_position_only,
     moments,
 )
-from sae_core.histograms import TokenHistogram, token_histogram
+from sae_core.histograms import TokenHistogram, feature_histogram
 from sae_core.schemas import DENSE_ABOVE, TOKEN_HISTOGRAMS, TOP_TOKENS
 from sae_core.store import DictionaryEntry, RunStore
 from sae_core.table_making import provenance, step_state, table_text, token_names
@@ -110,7 +110,7 @@ class FeatureTables:
             token_ids = self.text.token_ids[part.positions]
             counts += np.bincount(token_ids, minlength=n)
             sums += np.bincount(token_ids, part.codes.astype(np.float64), n)
-        histogram = token_histogram(found.codes, self.text.token_ids[found.positions])
+        histogram = feature_histogram(found, self.text.token_ids)
         row = self._feature_row(found, counts, sums, histogram)
         return Read(row, counts, sums, histogram_table(found.feature, histogram, self.names))
 

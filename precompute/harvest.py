@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from precompute.activation_files import ActivationFiles, Activations, from_model
 from precompute.common import bar, load_entry, load_model
 from precompute.tables import fresh_folder
 from precompute.workers import side_by_side
@@ -20,7 +21,6 @@ from sae_core.code_index import CodeIndex
 from sae_core.contexts import TokenText
 from sae_core.dictionaries import Dictionary
 from sae_core.feature_selection import ALL
-from sae_core.language_model import LanguageModel
 from sae_core.store import DictionaryEntry, RunStore
 from sae_core.table_making import CODES, MAKES, codes_made_from, made, owners, table_text
 
@@ -50,20 +50,30 @@ class FeatureArgs(HarvestArgs):
 
 
 def code_indexes(
-    store: RunStore, entries: Sequence[DictionaryEntry], device: str = "auto", batch: int = 16
+    store: RunStore,
+    entries: Sequence[DictionaryEntry],
+    device: str = "auto",
+    batch: int = 16,
+    files: ActivationFiles | None = None,
 ) -> dict[str, CodeIndex]:
-    """The code index of each dictionary, by id; what is missing is harvested with contexts in batches of `batch`."""
+    """The code index of each dictionary, by id; what is missing is harvested with contexts in batches of `batch`.
+
+    files: the activations of the text if they are there; else the model is loaded and run.
+    """
     text = table_text(store)
     indexes = {entry.id: _open(store, entry, text) for entry in entries}
     if any(index.missing() for index in indexes.values()):
-        model = load_model(store, device)
-        dictionaries = {entry.id: load_entry(store, entry, model.device) for entry in entries}
-        write_indexes(model, dictionaries, indexes, text, batch, "codes of the table tokens")
+        sites = list(dict.fromkeys(entry.spec.site for entry in entries))
+        model = None if files else load_model(store, device)
+        read = files.of(sites) if files else from_model(model, sites, text.contexts)
+        device = (files or model).device
+        dictionaries = {entry.id: load_entry(store, entry, device) for entry in entries}
+        write_indexes(read, dictionaries, indexes, text, batch, "codes of the table tokens")
     return indexes
 
 
 def write_indexes(
-    model: LanguageModel,
+    read: Activations,
     dictionaries: dict[str, Dictionary],
     indexes: dict[str, CodeIndex],
     text: TokenText,
@@ -75,15 +85,16 @@ def write_indexes(
 
     def write(shard: int) -> None:
         wanted = {id: dictionaries[id] for id in indexes if shard in missing[id]}
-        write_shard(model, wanted, indexes, shard, text, batch)
+        write_shard(read, wanted, indexes, shard, text, batch)
 
     shards = sorted(set().union(*missing.values()))
-    for _ in bar(side_by_side(write, shards, model.device), what, len(shards), "shard"):
+    device = next(iter(dictionaries.values())).device
+    for _ in bar(side_by_side(write, shards, device), what, len(shards), "shard"):
         pass
 
 
 def write_shard(
-    model: LanguageModel,
+    read: Activations,
     dictionaries: dict[str, Dictionary],
     indexes: dict[str, CodeIndex],
     shard: int,
@@ -95,8 +106,9 @@ def write_shard(
     Memory: the entries of one batch of contexts and one dictionary, however many dictionaries there are.
     """
     writers = {id: indexes[id].writer(shard) for id in dictionaries}
-    contexts = shard_contexts(next(iter(indexes.values())), shard, text)
-    for id, found in harvest(model, dictionaries, contexts, batch, text.first):
+    size = next(iter(indexes.values())).shard_tokens // text.context
+    contexts = range(shard * size, min((shard + 1) * size, len(text.contexts)))
+    for id, found in harvest(read, dictionaries, contexts, batch, text.first):
         writers[id].add(*found)
     for writer in writers.values():
         writer.close()
@@ -107,27 +119,21 @@ def _open(store: RunStore, entry: DictionaryEntry, text: TokenText) -> CodeIndex
     return CodeIndex(folder, entry.n_features, len(text.token_ids), text.context)
 
 
-def shard_contexts(index: CodeIndex, shard: int, text: TokenText) -> np.ndarray:
-    """The contexts of one shard, [n, context]."""
-    start = shard * index.shard_tokens
-    return text.token_ids[start : start + index.shard_tokens].reshape(-1, text.context)
-
-
 def harvest(
-    model: LanguageModel, dictionaries: dict[str, Dictionary], contexts: np.ndarray, batch: int, first: int = 0
+    read: Activations, dictionaries: dict[str, Dictionary], contexts: range, batch: int, first: int = 0
 ) -> Iterator[tuple[str, Entries]]:
-    """Codes != 0 of each dictionary on contexts [n, t]: token (row x t + position), feature and code, by token.
+    """Codes != 0 of each dictionary on some contexts of t tokens: token, feature and code, by token.
 
-    They come by batches of contexts, and in each by dictionary. Positions before `first` are left out.
+    Tokens are counted from the first of these contexts. They come by batches of contexts, and in each by dictionary.
+    Positions before `first` are left out.
     """
-    sites = list(dict.fromkeys(dictionary.site for dictionary in dictionaries.values()))
-    for start in range(0, len(contexts), batch):
-        ids = torch.from_numpy(contexts[start : start + batch].astype(np.int64))
-        x = model.sites(ids, sites)
+    for start in contexts[::batch]:
+        x = read(slice(start, min(start + batch, contexts.stop)))
         for id, dictionary in dictionaries.items():
             flat = x[dictionary.site].flatten(0, 1).to(dictionary.W_dec.dtype)
-            parts = _sparse_codes(dictionary, flat, start * contexts.shape[1])
-            yield id, _from(first, contexts.shape[1], *map(np.concatenate, zip(*parts, strict=True)))
+            length = x[dictionary.site].shape[1]
+            parts = _sparse_codes(dictionary, flat, (start - contexts.start) * length)
+            yield id, _from(first, length, *map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _from(first: int, context: int, *entries: np.ndarray) -> Entries:

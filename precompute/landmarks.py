@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from precompute.activation_files import ActivationFiles, activation_files
 from precompute.common import load_entry, load_model
-from precompute.held_out import batches, held_out_labels, site_activations
+from precompute.held_out import batches, held_out_labels
 from precompute.miniature import ioi_prompts
 from precompute.miniature.names import COMMON_NAMES, COMMON_OBJECTS, COMMON_PLACES
 from sae_core import factors
@@ -106,17 +107,17 @@ def landmark(key: str, title: str, dictionary: str, feature: int, why: str) -> d
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out contexts [n, t] with the readable form of each token [n * t] and its labels; activations by site."""
+    """Held-out contexts [n, t] with the readable form of each token [n * t] and its labels; their activations."""
 
     ids: np.ndarray
     tokens: np.ndarray
     labels: dict[str, np.ndarray]
-    x: dict[Site, np.ndarray]
+    files: ActivationFiles
     first: int = 0
 
     def batches(self, site: Site, wanted: np.ndarray, rows: slice) -> Batches:
         """Passes over some contexts; wanted: [n * t] of bool."""
-        return batches(self.x[site], wanted.reshape(self.ids.shape)[..., None], rows, self.first)
+        return batches(self.files, site, wanted.reshape(self.ids.shape)[..., None], rows, self.first)
 
 
 @contextmanager
@@ -126,8 +127,8 @@ def held_out(store: RunStore, model: LanguageModel, dictionaries: dict[str, Dict
     readable = np.array(model.token_strings(), dtype=object)
     flat = {name: values.reshape(-1) for name, values in labels.items()}
     sites = list(dict.fromkeys(dictionary.site for dictionary in dictionaries.values()))
-    with site_activations(store, model, sites, ids, "landmarks") as x:
-        yield HeldOut(ids, readable[ids.reshape(-1)], flat, x, store.manifest.spec.first)
+    with activation_files(store, model, sites, ids, "landmarks", "activations of held-out contexts") as files:
+        yield HeldOut(ids, readable[ids.reshape(-1)], flat, files, store.manifest.spec.first)
 
 
 def detectors(dictionaries: dict[str, Dictionary], tokens: HeldOut, wanted: np.ndarray) -> Iterator[Detector]:

@@ -16,7 +16,7 @@ from sae_core.code_index import FeatureCodes
 from sae_core.contexts import TokenText, active_spans, bands
 from sae_core.corpus import Windows, load_windows
 from sae_core.feature_selection import as_ranges
-from sae_core.histograms import token_histogram
+from sae_core.histograms import feature_histogram
 from sae_core.sampling import feature_rng
 from sae_core.schemas import CONTEXTS
 from sae_core.store import Provenance, RunStore
@@ -42,7 +42,7 @@ def context_blocks(features: Iterable[FeatureCodes], text: TokenText, seed: int)
 
 def context_table(found: FeatureCodes, text: TokenText, seed: int) -> pa.Table:
     """Rows of `contexts` for one feature, sorted by band and rank."""
-    histogram = token_histogram(found.codes, text.token_ids[found.positions])
+    histogram = feature_histogram(found, text.token_ids)
     shown = bands(found, histogram, text, feature_rng(seed, found.feature))
     positions = np.concatenate([band.positions for band in shown])
     windows = positions // text.window

@@ -6,13 +6,14 @@ of repeats only the first in order is kept. At most LOOKED_AT candidates of a ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from sae_core.code_index import PART_ENTRIES, FeatureCodes
-from sae_core.histograms import TokenHistogram, bin_of
+from sae_core.code_index import FeatureCodes
+from sae_core.histograms import TokenHistogram
+from sae_core.row_entries import RowEntries
 from sae_core.sampling import draw
 
 TOP = 20
@@ -20,7 +21,7 @@ PER_BIN = 5
 SILENT = 5
 REPEAT_TOKENS = 12
 LOOKED_AT = 2_000
-_CHUNK = 64
+_CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,14 @@ class TokenText:
     first: int = 0
 
     @property
+    def contexts(self) -> np.ndarray:
+        """Token ids by context, [n_contexts, context]."""
+        return self.token_ids.reshape(-1, self.context)
+
+    @property
     def uncounted(self) -> np.ndarray:
         """The tokens that do not count."""
-        return self.token_ids.reshape(-1, self.context)[:, : self.first].reshape(-1)
+        return self.contexts[:, : self.first].reshape(-1)
 
     @property
     def n_counted(self) -> int:
@@ -68,7 +74,7 @@ class Band:
 def bands(found: FeatureCodes, histogram: TokenHistogram, text: TokenText, rng: np.random.Generator) -> list[Band]:
     """All bands of a feature, in the order of their names: bin0 .. bin9, none, top."""
     binned = _binned(found, histogram, text, rng)
-    silent = silent_positions(found.positions, text, rng)
+    silent = silent_positions(found, text, rng)
     none = Band("none", silent, np.zeros(len(silent), np.float32))
     return [*binned, none, _band("top", found, strongest(found, text))]
 
@@ -80,94 +86,84 @@ def _band(name: str, found: FeatureCodes, chosen: np.ndarray) -> Band:
 
 
 def strongest(found: FeatureCodes, text: TokenText, n: int = TOP) -> np.ndarray:
-    """Indices into `found` of the n strongest windows' peaks without repeats, strongest first."""
-    peaks = window_peaks(found, text.window)
-    order = peaks[np.argsort(-found.codes[peaks], kind="stable")]
-    return order[distinct(found.positions[order], text, n)]
+    """Indices into `found` of the n strongest windows' peaks (the first of equals) without repeats, strongest first."""
+    windows = _strongest_windows(found, text.window)
+    return distinct((_peaks(found, some, text.window) for some in _chunks(windows)), found, text, n)
 
 
-def window_peaks(found: FeatureCodes, window: int) -> np.ndarray:
-    """Index of the largest code of every window with activity (the first of equals), ascending by window."""
-    peaks, done = [], 0
+def _strongest_windows(found: FeatureCodes, window: int) -> np.ndarray:
+    """The LOOKED_AT windows with the largest codes, strongest first, of equals the first."""
+    kept, highest = np.zeros(0, np.int64), np.zeros(0, np.float32)
     for part in found.parts(window):
-        peaks.append(done + _peaks(part, window))
-        done += len(part.codes)
-    return np.concatenate(peaks)
+        windows, codes = _highest(part, window)
+        windows, codes = np.concatenate([kept, windows]), np.concatenate([highest, codes])
+        best = np.argsort(-codes, kind="stable")[:LOOKED_AT]
+        kept, highest = windows[best], codes[best]
+    return kept
 
 
-def _peaks(found: FeatureCodes, window: int) -> np.ndarray:
+def _highest(found: FeatureCodes, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every window with activity, ascending, and its largest code."""
+    windows, starts = _active_windows(found, window)
+    return windows, np.maximum.reduceat(found.codes, starts) if len(starts) else found.codes
+
+
+def _active_windows(found: FeatureCodes, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every window with activity, ascending, and the index of its first entry."""
     windows = found.positions // window
-    starts = np.flatnonzero(np.diff(windows, prepend=-1))
-    if not len(starts):
-        return starts
-    lengths = np.diff(starts, append=len(windows))
-    highest = np.flatnonzero(found.codes == np.repeat(np.maximum.reduceat(found.codes, starts), lengths))
-    return highest[np.flatnonzero(np.diff(windows[highest], prepend=-1))]
+    changes = windows[1:] != windows[:-1]
+    starts = np.r_[0, np.flatnonzero(changes) + 1][: len(windows)]
+    return windows[starts], starts
 
 
-def distinct(positions: np.ndarray, text: TokenText, n: int) -> np.ndarray:
-    """Indices of the first n positions that are no repeat of an earlier one."""
-    seen: set[bytes] = set()
-    kept: list[int] = []
-    for start in range(0, min(len(positions), LOOKED_AT), _CHUNK):
-        for i, key in enumerate(text.leading_up(positions[start : start + _CHUNK]), start):
-            if len(kept) == n:
-                return np.array(kept, np.int64)
-            if key.tobytes() not in seen:
-                seen.add(key.tobytes())
-                kept.append(i)
-    return np.array(kept, np.int64)
+def _peaks(found: FeatureCodes, windows: np.ndarray, window: int) -> np.ndarray:
+    """Index into `found` of the largest code of each of these windows."""
+    spans = zip(*active_spans(found, windows, window), strict=True)
+    return np.array([start + found.codes[start:stop].argmax() for start, stop in spans], np.int64)
+
+
+def _chunks(values: np.ndarray) -> Iterator[np.ndarray]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+
+
+def distinct(chunks: Iterable[np.ndarray], found: FeatureCodes, text: TokenText, n: int) -> np.ndarray:
+    """The first n entries of `found`, of those that come in chunks, that are no repeat of an earlier one."""
+    first: dict[bytes, int] = {}
+    for entries in chunks:
+        for entry, before in zip(entries, text.leading_up(found.positions[entries]), strict=True):
+            first.setdefault(before.tobytes(), entry)
+        if len(first) >= n:
+            break
+    return np.array(list(first.values())[:n], np.int64)
 
 
 def _binned(found: FeatureCodes, histogram: TokenHistogram, text: TokenText, rng: np.random.Generator) -> list[Band]:
-    """Memory: 3 bytes an active token of this feature, its bin and its token."""
+    """Of every bin at most PER_BIN entries, and one of every listed token that these lack."""
     if not len(found.codes):
         return []
-    n_bins, highest = len(histogram.edges) - 1, float(found.codes.max())
-    bins = np.concatenate([bin_of(part.codes, highest, n_bins).astype(np.uint8) for part in found.parts()])
-    chosen = [_from_bin(found, bins, bin, histogram.listed(bin), text, rng) for bin in range(n_bins)]
-    return [_band(f"bin{bin}", found, indices) for bin, indices in enumerate(chosen)]
+    rows, chosen, extra = RowEntries(found, histogram, text.token_ids), [], []
+    for bin, count in enumerate(histogram.bin_counts()):
+        candidates = _chunks(draw(int(count), LOOKED_AT, rng))
+        first, stop = rows.of_bin(bin)
+        chosen.append(distinct((rows.entries(first, stop, some) for some in candidates), found, text, PER_BIN))
+        lacking = set(histogram.listed(bin)) - set(text.token_ids[found.positions[chosen[bin]]])
+        extra += [(bin, row, rng.choice(histogram.counts[row])) for row in rows.of_tokens(bin, sorted(lacking))]
+    bins, row, which = np.array(extra, np.int64).reshape(-1, 3).T
+    entries = rows.entries(row, row + 1, which)
+    return [_band(f"bin{b}", found, np.concatenate([some, entries[bins == b]])) for b, some in enumerate(chosen)]
 
 
-def _from_bin(
-    found: FeatureCodes, bins: np.ndarray, bin: int, listed: np.ndarray, text: TokenText, rng: np.random.Generator
-) -> np.ndarray:
-    candidates = _those(bins, bin, draw(_count(bins, bin), LOOKED_AT, rng))
-    chosen = candidates[distinct(found.positions[candidates], text, PER_BIN)]
-    lacking = np.setdiff1d(listed, text.token_ids[found.positions[chosen]])
-    if not len(lacking):
-        return chosen
-    token_ids = np.concatenate([text.token_ids[found.positions[each][bins[each] == bin]] for each in _spans(bins)])
-    drawn = [_those(token_ids, token, np.atleast_1d(rng.choice(_count(token_ids, token)))) for token in lacking]
-    return np.concatenate([chosen, _those(bins, bin, np.concatenate(drawn))])
-
-
-def _spans(values: np.ndarray) -> Iterator[slice]:
-    return (slice(start, start + PART_ENTRIES) for start in range(0, len(values), PART_ENTRIES))
-
-
-def _count(values: np.ndarray, value: int) -> int:
-    return sum(np.count_nonzero(values[each] == value) for each in _spans(values))
-
-
-def _those(values: np.ndarray, value: int, which: np.ndarray) -> np.ndarray:
-    """np.flatnonzero(values == value)[which], a part at a time."""
-    found, before = np.zeros(len(which), np.int64), 0
-    for each in _spans(values):
-        here = np.flatnonzero(values[each] == value)
-        inside = (which >= before) & (which < before + len(here))
-        found[inside] = each.start + here[which[inside] - before]
-        before += len(here)
-    return found
-
-
-def silent_positions(positions: np.ndarray, text: TokenText, rng: np.random.Generator, n: int = SILENT) -> np.ndarray:
+def silent_positions(found: FeatureCodes, text: TokenText, rng: np.random.Generator, n: int = SILENT) -> np.ndarray:
     """The middles of at most n uniformly drawn windows in which the feature is never active."""
-    silent = np.ones(text.n_windows, bool)
-    for each in _spans(positions):
-        silent[positions[each] // text.window] = False
-    windows = np.flatnonzero(silent)
-    return np.sort(windows[draw(len(windows), n, rng)]) * text.window + text.window // 2
+    n_active = sum(len(_active_windows(part, text.window)[0]) for part in found.parts(text.window))
+    drawn = np.sort(draw(text.n_windows - n_active, n, rng))
+    # The k-th silent window is k plus the active ones before it, those with at most k silent ones before them.
+    windows, done = drawn.copy(), 0
+    for part in found.parts(text.window) if len(drawn) else ():
+        active, _ = _active_windows(part, text.window)
+        windows += np.searchsorted(active - np.arange(done, done + len(active)), drawn, side="right")
+        done += len(active)
+    return windows * text.window + text.window // 2
 
 
 def active_spans(found: FeatureCodes, windows: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:

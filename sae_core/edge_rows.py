@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from sae_core.code_index import FeatureCodes
 from sae_core.contexts import TokenText
 from sae_core.dictionaries import Dictionary
 from sae_core.language_model import LanguageModel
-from sae_core.sampling import feature_rng, one_per_bin
+from sae_core.sampling import at_indices, equal_bins, feature_rng, one_per_bin
 from sae_core.schemas import CAUSAL_EDGES, TREE_CONTEXTS, TREE_MIN_CONTEXTS
 from sae_core.store import to_arrow
 
@@ -49,6 +49,17 @@ def target_positions(found: FeatureCodes, text: TokenText, seed: int) -> np.ndar
     if not len(found.codes):
         return found.positions
     largest = float(found.codes.max())
-    strong = np.flatnonzero((found.codes >= largest / 2) & (found.positions % text.window >= text.first))
-    rng = feature_rng(seed, found.feature)
-    return found.positions[strong[one_per_bin(found.codes[strong], largest / 2, largest, TREE_CONTEXTS, rng)]]
+
+    def bins() -> Iterator[np.ndarray]:
+        strong = (part.codes for part in _strong(found, text, largest / 2))
+        return (equal_bins(codes, largest / 2, largest, TREE_CONTEXTS) for codes in strong)
+
+    chosen = one_per_bin(bins, feature_rng(seed, found.feature))
+    return at_indices((part.positions for part in _strong(found, text, largest / 2)), chosen)
+
+
+def _strong(found: FeatureCodes, text: TokenText, least: float) -> Iterator[FeatureCodes]:
+    """The entries of at least this code at positions that count, a part at a time."""
+    for part in found.parts():
+        strong = part.part(np.flatnonzero(part.codes >= least))
+        yield strong.part(np.flatnonzero(strong.positions % text.window >= text.first)) if text.first else strong

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sae_core.code_index import PART_ENTRIES
+from sae_core.code_index import PART_ENTRIES, FeatureCodes
 from sae_core.schemas import HISTOGRAM_BINS, OTHER_TOKEN, TOKENS_PER_BIN
+
+_WIDTH = 2**32  # more than there are tokens: bin * _WIDTH + token tells both
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,10 @@ class TokenHistogram:
 
 def bin_of(values: np.ndarray, top: float, n_bins: int = HISTOGRAM_BINS, low: float = 0.0) -> np.ndarray:
     """ceil((value - low) / (top - low) * n_bins) - 1, inside 0 .. n_bins-1: equal bins of (low, top], [n] int64."""
-    share = (np.asarray(values, np.float64) - low) / (float(top) - low)
-    return np.clip(np.ceil(share * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    share = np.asarray(values, np.float64) - low
+    share /= float(top) - low
+    share *= n_bins
+    return np.clip(np.ceil(share, out=share).astype(np.int64) - 1, 0, n_bins - 1)
 
 
 def token_histogram(
@@ -57,25 +61,46 @@ def token_histogram(
 
     values: [n], all above low; token_ids: [n]. Counts add up to n; no value gives no rows.
     """
-    top = float(values.max()) if len(values) else low
-    edges = np.linspace(low, top, n_bins + 1)
-    if not len(values):
-        none = np.zeros(0, np.int64)
-        return TokenHistogram(none, none, none, edges)
-    width = int(token_ids.max()) + 1
     spans = (slice(start, start + PART_ENTRIES) for start in range(0, len(values), PART_ENTRIES))
-    keys = (bin_of(values[each], top, n_bins, low) * width + token_ids[each] for each in spans)
-    keys, counts = _counted(keys)
-    return TokenHistogram(*_commonest(keys // width, keys % width, counts, per_bin), edges)
+    parts = ((values[each], token_ids[each]) for each in spans)
+    return _histogram(parts, _highest(values, low), low, n_bins, per_bin)
+
+
+def feature_histogram(found: FeatureCodes, token_ids: np.ndarray) -> TokenHistogram:
+    """The token histogram of a feature's codes; token_ids: the token at every position of the text."""
+    parts = ((part.codes, token_ids[part.positions]) for part in found.parts())
+    return _histogram(parts, _highest(found.codes, 0.0))
+
+
+def _highest(values: np.ndarray, low: float) -> float:
+    return float(values.max()) if len(values) else low
+
+
+def _histogram(
+    parts: Iterable[tuple[np.ndarray, np.ndarray]],
+    top: float,
+    low: float = 0.0,
+    n_bins: int = HISTOGRAM_BINS,
+    per_bin: int = TOKENS_PER_BIN,
+) -> TokenHistogram:
+    """The histogram of values and tokens that come in parts; top: the largest value."""
+    edges = np.linspace(low, top, n_bins + 1)
+    keys, counts = _counted(
+        bin_of(values, top, n_bins, low) * _WIDTH + tokens for values, tokens in parts if len(tokens)
+    )
+    if not len(keys):
+        return TokenHistogram(keys, keys, counts, edges)
+    return TokenHistogram(*_commonest(keys // _WIDTH, keys % _WIDTH, counts, per_bin), edges)
 
 
 def _counted(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The different numbers in all parts, ascending, and how often each is there."""
-    keys, counts = (
-        np.concatenate(each) for each in zip(*(np.unique(p, return_counts=True) for p in parts), strict=True)
-    )
-    found, which = np.unique(keys, return_inverse=True)
-    return found, np.bincount(which, counts, len(found)).astype(np.int64)
+    found = counts = np.zeros(0, np.int64)
+    for part in parts:
+        here, n = np.unique(part, return_counts=True)
+        found, which = np.unique(np.concatenate([found, here]), return_inverse=True)
+        counts = np.bincount(which, np.concatenate([counts, n]), len(found)).astype(np.int64)
+    return found, counts
 
 
 def _commonest(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
+
+PERMUTED = 2**21
+"""Entries whose random order is held in memory; of more, a number is drawn for each bin: as uniform, other entries."""
 
 
 def feature_rng(seed: int, feature: int) -> np.random.Generator:
@@ -30,13 +35,46 @@ def draw(n: int, size: int, rng: np.random.Generator) -> np.ndarray:
     return rng.choice(n, min(n, size), replace=False)
 
 
-def one_per_bin(values: np.ndarray, low: float, high: float, n_bins: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices of one value drawn uniformly from each of n_bins equal bins of [low, high] that holds any, by bin.
-
-    values: [n], all in [low, high]. Paper Sec. 5.3: contexts between half of the maximum and the maximum.
-    """
+def equal_bins(values: np.ndarray, low: float, high: float, n_bins: int) -> np.ndarray:
+    """The bin of each of `values`, all in [low, high], out of n_bins equal ones, [n] uint8."""
     share = (values.astype(np.float64) - low) / (high - low)
-    bins = np.clip((share * n_bins).astype(np.int64), 0, n_bins - 1)
-    order = rng.permutation(len(values))
+    return np.clip((share * n_bins).astype(np.int64), 0, n_bins - 1).astype(np.uint8)
+
+
+def one_per_bin(parts: Callable[[], Iterator[np.ndarray]], rng: np.random.Generator) -> np.ndarray:
+    """Indices of one entry drawn uniformly from each bin that holds any, by bin.
+
+    parts: called for a pass over the bins of all entries, [n] uint8 in parts. Memory: at most that of PERMUTED entries.
+    Paper Sec. 5.3: contexts between half of the maximum and the maximum.
+    """
+    counts = sum((np.bincount(part, minlength=256) for part in parts()), np.zeros(256, np.int64))
+    if counts.sum() > PERMUTED:
+        filled = np.flatnonzero(counts)
+        return _numbered(parts(), filled, rng.integers(0, counts[filled]))
+    bins = np.concatenate([np.zeros(0, np.uint8), *parts()])
+    order = rng.permutation(len(bins))
     _, first = np.unique(bins[order], return_index=True)
     return order[first]
+
+
+def _numbered(parts: Iterator[np.ndarray], bins: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The index, in all parts together, of the entry with a number (from 0) among those of its bin, for each bin."""
+    found, left, done = np.zeros(len(bins), np.int64), numbers.copy(), 0
+    for part in parts:
+        for k, bin in enumerate(bins):
+            here = np.flatnonzero(part == bin)
+            if 0 <= left[k] < len(here):
+                found[k] = done + here[left[k]]
+            left[k] -= len(here)
+        done += len(part)
+    return found
+
+
+def at_indices(parts: Iterator[np.ndarray], indices: np.ndarray) -> np.ndarray:
+    """The values with these indices of all parts together."""
+    found, done = np.zeros(len(indices), np.int64), 0
+    for part in parts:
+        here = (indices >= done) & (indices < done + len(part))
+        found[here] = part[indices[here] - done]
+        done += len(part)
+    return found

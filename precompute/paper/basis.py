@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from precompute.activation_files import from_model
 from precompute.common import load_entry, load_model
 from precompute.features import histogram_table
 from precompute.harvest import HarvestArgs, write_indexes
@@ -18,7 +19,7 @@ from sae_core.code_index import CodeIndex
 from sae_core.contexts import TokenText
 from sae_core.dictionaries import Dictionary
 from sae_core.errors import InputError
-from sae_core.histograms import token_histogram
+from sae_core.histograms import feature_histogram
 from sae_core.language_model import LanguageModel
 from sae_core.specs import Site
 from sae_core.store import DictionaryEntry, Provenance, RunStore
@@ -115,7 +116,8 @@ def coordinate_codes(
     }
     for index in indexes.values():
         index.folder.mkdir()
-    write_indexes(model, sides, indexes, text, batch, "residual coordinates")
+    read = from_model(model, list({side.site for side in sides.values()}), text.contexts)
+    write_indexes(read, sides, indexes, text, batch, "residual coordinates")
     return indexes
 
 
@@ -123,7 +125,7 @@ def basis_rows(nearest: list[Nearest], sides: CodeIndex, text: TokenText, names:
     """Rows of `basis_histograms` of the features of one dictionary; feature i of `sides` is that of nearest[i]."""
     frames = []
     for found, side in zip(nearest, sides.features(), strict=True):
-        histogram = token_histogram(side.codes, text.token_ids[side.positions])
+        histogram = feature_histogram(side, text.token_ids)
         frame = histogram_table(found.feature, histogram, names).to_pandas()
         frames.append(frame.assign(coordinate=found.coordinate, component=found.component))
     return pd.concat(frames, ignore_index=True)

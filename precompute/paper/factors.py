@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
+from precompute.activation_files import ActivationFiles, activation_files
 from precompute.common import bar, load_entry, load_model
-from precompute.held_out import batches, held_out_labels, site_activations
+from precompute.held_out import batches, held_out_labels
 from precompute.paper.states import summary, with_weights
 from precompute.workers import side_by_side
 from sae_core.dictionaries import Dictionary
@@ -39,10 +39,10 @@ def run(store: RunStore, args: Args) -> None:
         print(f"factors: no value of a factor has {FACTOR_MIN_POSITIVES} tokens in both halves; the tables stay empty")
     model = load_model(store, args.device)
     sites = list(dict.fromkeys(entry.spec.site for entry in waiting))
-    with site_activations(store, model, sites, ids, STEP) as x:
+    with activation_files(store, model, sites, ids, STEP, "activations of held-out contexts") as files:
 
         def rows(entry: DictionaryEntry) -> pd.DataFrame:
-            return factor_rows(load_entry(store, entry), x[entry.spec.site], wanted, store.manifest.spec)
+            return factor_rows(load_entry(store, entry), files, wanted, store.manifest.spec)
 
         made = zip(waiting, side_by_side(rows, waiting), strict=True)
         for entry, frame in bar(made, "factors", len(waiting), "dictionary"):
@@ -54,15 +54,17 @@ def state(store: RunStore) -> str:
     return summary({_state(store, entry.id) for entry in with_weights(store)})
 
 
-def factor_rows(dictionary: Dictionary, x: np.ndarray, wanted: Properties, spec: RunSpec) -> pd.DataFrame:
-    """Rows of `factors`: detectors chosen on the first half of the contexts x [n, t, width], F1 on the second."""
+def factor_rows(dictionary: Dictionary, files: ActivationFiles, wanted: Properties, spec: RunSpec) -> pd.DataFrame:
+    """Rows of `factors`: detectors chosen on the first half of the contexts, F1 on the second."""
     if not wanted.names:
         return pd.DataFrame(columns=FACTORS.column_names)
-    half = len(x) // 2
-    detectors = best_detectors(count_above(dictionary, batches(x, wanted.wanted, slice(half), spec.first)))
-    second = batches(x, wanted.wanted, slice(half, None), spec.first)
+    half = files.n // 2
+    first, second = (
+        batches(files, dictionary.site, wanted.wanted, rows, spec.first) for rows in (slice(half), slice(half, None))
+    )
+    detectors = best_detectors(count_above(dictionary, first))
     found = score_detectors(dictionary, detectors, second, spec.seed)
-    n_tokens = (len(x) - half) * (x.shape[1] - spec.first)
+    n_tokens = (files.n - half) * (files.t - spec.first)
     rows = zip(wanted.names, detectors, found, strict=True)
     return pd.DataFrame([_row(name, detector, f1, n_tokens) for name, detector, f1 in rows])
 

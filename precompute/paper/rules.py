@@ -7,13 +7,15 @@ of the explainer `rule`) come from the other half.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from precompute.common import bar
+from precompute.activation_files import BYTES, ActivationFiles, activation_files
+from precompute.common import bar, load_model
 from precompute.harvest import HarvestArgs, code_indexes, drop_codes
 from precompute.paper.pool import dictionary_pool
 from precompute.paper.score_rows import add_scores, scores_made
@@ -33,7 +35,9 @@ from sae_core.table_making import table_text, token_names
 
 STEP = "rules"
 EXPLAINER = "rule"
+ACTIVATIONS = "activations"
 CODES_ON_DISK = 16e9
+CODES_IN_CACHE = 2e9  # so few that most of them are read and dropped before the system writes them to the disk
 ENTRY_BYTES = 6
 
 
@@ -53,7 +57,8 @@ class Args(HarvestArgs):
 def run(store: RunStore, args: Args) -> None:
     """Write the rows of the explainer `rule` for every dictionary that lacks them.
 
-    As many dictionaries share a pass of the model as have codes of at most CODES_ON_DISK bytes together.
+    Dictionaries with codes of at most CODES_ON_DISK bytes share a pass of the model. For more, their activations are
+    kept in files, if those fit in as much, so that the model is run once.
     """
     if args.setting == AS_PUBLISHED and args.features != ALL:
         fix = "Leave --features out: the setting says which features are scored"
@@ -61,12 +66,13 @@ def run(store: RunStore, args: Args) -> None:
     chosen = [store.dictionary(id) for id in args.dictionaries] or with_weights(store)
     waiting = [entry for entry in chosen if len(_left(store, entry, args)) or sides_state(store, entry) != "ready"]
     scorer = Scorer(store, args) if waiting else None
-    for group in _groups(store, waiting):
-        indexes = code_indexes(store, group, args.device, args.batch)
-        for entry in group:
-            scorer.write(entry, indexes[entry.id])
-            make_sides(store, entry, indexes[entry.id])
-            drop_codes(store, [entry])
+    with _activations(store, waiting, args) as files:
+        for group in _groups(store, waiting, CODES_ON_DISK if files is None else CODES_IN_CACHE):
+            indexes = code_indexes(store, group, args.device, args.batch, files)
+            for entry in group:
+                scorer.write(entry, indexes[entry.id])
+                make_sides(store, entry, indexes[entry.id])
+                drop_codes(store, [entry])
     store.clear_scratch(STEP)
 
 
@@ -124,13 +130,28 @@ def _rows(feature: int, scored: ScoredRule, halves: Halves) -> Iterator[dict]:
         }
 
 
-def _groups(store: RunStore, entries: Sequence[DictionaryEntry]) -> Iterator[list[DictionaryEntry]]:
-    """The dictionaries layer by layer, so that a pass of the model ends early, in groups that fit on the disk."""
+@contextmanager
+def _activations(store: RunStore, entries: Sequence[DictionaryEntry], args: Args) -> Iterator[ActivationFiles | None]:
+    """The activations that the dictionaries read, where the model would have to be run more than once and they fit."""
+    if len(list(_groups(store, entries, CODES_ON_DISK))) < 2:
+        yield None
+        return
+    model, text = load_model(store, args.device), table_text(store)
+    sites = list(dict.fromkeys(entry.spec.site for entry in entries))
+    if sum(model.width(site) for site in sites) * len(text.token_ids) * BYTES > CODES_ON_DISK:
+        yield None
+        return
+    with activation_files(store, model, sites, text.contexts, ACTIVATIONS, "activations of the table tokens") as files:
+        yield files
+
+
+def _groups(store: RunStore, entries: Sequence[DictionaryEntry], most: float) -> Iterator[list[DictionaryEntry]]:
+    """The dictionaries layer by layer, so that a pass of the model ends early, in groups of at most so many bytes."""
     group: list[DictionaryEntry] = []
     taken = 0.0
     for entry in sorted(entries, key=lambda entry: entry.spec.site.layer):
         size = _active(store, entry) * store.manifest.spec.table_tokens * ENTRY_BYTES
-        if group and taken + size > CODES_ON_DISK:
+        if group and taken + size > most:
             yield group
             group, taken = [], 0.0
         group.append(entry)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from precompute.activation_files import from_model
 from precompute.effects import block_tables
 from precompute.features import FeatureTables
 from precompute.harvest import harvest
@@ -44,7 +45,8 @@ def main() -> None:
         index = CodeIndex(Path(folder), N_FEATURES, len(text.token_ids), CONTEXT)
         for shard in index.missing():
             writer = index.writer(shard)
-            for _, found in harvest(model, {name: dictionary}, tokens[shard * 256 :][:256], BATCH):
+            read = from_model(model, [dictionary.site], tokens)
+            for _, found in harvest(read, {name: dictionary}, range(shard * 256, shard * 256 + 256), BATCH):
                 writer.add(*found)
             writer.close()
         names = np.array([*model.token_strings(), "all others"], object)
@@ -56,9 +58,10 @@ def main() -> None:
 def bench_harvest(model: LanguageModel, dictionaries: dict[str, Dictionary], tokens: np.ndarray) -> None:
     """One batch of contexts through the model and six dictionaries."""
     ids = torch.from_numpy(tokens.astype(np.int64))
+    read = from_model(model, [dictionary.site for dictionary in dictionaries.values()], tokens)
     times = seconds(
         {
-            "harvest": lambda: list(harvest(model, dictionaries, tokens, BATCH)),
+            "harvest": lambda: list(harvest(read, dictionaries, range(BATCH), BATCH)),
             "floor": lambda: model.prefix(ids, model.n_layers - 1),
         },
         rounds=5,

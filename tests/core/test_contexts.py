@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sae_core import code_index, contexts
+from sae_core import code_index, contexts, row_entries
 from sae_core.code_index import FeatureCodes
 from sae_core.contexts import (
     REPEAT_TOKENS,
@@ -16,7 +16,6 @@ from sae_core.contexts import (
     distinct,
     silent_positions,
     strongest,
-    window_peaks,
 )
 from sae_core.histograms import bin_of, token_histogram
 from sae_core.sampling import feature_rng
@@ -66,20 +65,26 @@ def test_top_windows_equal_a_dense_sort(text: TokenText, share: float) -> None:
 
 def test_one_peak_a_window(text: TokenText) -> None:
     found = FeatureCodes(0, np.array([1, 3, 6, 20, 21]), np.array([1.0, 2.0, 2.0, 5.0, 4.0], np.float32))
-    assert window_peaks(found, WINDOW).tolist() == [1, 3]
+    assert strongest(found, text).tolist() == [3, 1]
+
+
+def kept(positions: np.ndarray, text: TokenText) -> list[int]:
+    """Those of an index's entries that are no repeats, looked at two at a time."""
+    found = FeatureCodes(0, positions, np.ones(len(positions), np.float32))
+    return distinct(iter(np.split(np.arange(len(positions)), [2, 4])), found, text, 5).tolist()
 
 
 def test_repeats_are_collapsed_and_context_starts_are_no_repeats() -> None:
     phrase = np.arange(100, 100 + CONTEXT)
     text = TokenText(np.tile(phrase, 6), CONTEXT, WINDOW)
     same = np.arange(6) * CONTEXT + 20
-    assert distinct(same, text, 5).tolist() == [0]
+    assert kept(same, text) == [0]
     changed = np.tile(phrase, 6)
     changed[same[1] - REPEAT_TOKENS + 1] = 7  # inside the twelve tokens of the second
     changed[same[2] - REPEAT_TOKENS] = 7  # just before those of the third
-    assert distinct(same, TokenText(changed, CONTEXT, WINDOW), 5).tolist() == [0, 1]
+    assert kept(same, TokenText(changed, CONTEXT, WINDOW)) == [0, 1]
     # The token before a context's start is another text: it takes no part.
-    assert distinct(np.array([CONTEXT, 3 * CONTEXT]), text, 5).tolist() == [0]
+    assert kept(np.array([CONTEXT, 3 * CONTEXT]), text) == [0]
 
 
 def test_bins_hold_five_draws_and_every_listed_token(text: TokenText) -> None:
@@ -111,11 +116,11 @@ def test_draws_inside_a_bin_are_uniform(text: TokenText) -> None:
 
 def test_silent_windows_hold_no_activity(text: TokenText) -> None:
     found = codes_of(text, 0.1)
-    silent = silent_positions(found.positions, text, feature_rng(0, 0))
+    silent = silent_positions(found, text, feature_rng(0, 0))
     assert len(set(silent.tolist())) == 5
     assert not set((silent // WINDOW).tolist()) & set((found.positions // WINDOW).tolist())
     assert (silent % WINDOW == WINDOW // 2).all()
-    everywhere = np.arange(len(text.token_ids))
+    everywhere = codes_of(text, 1.0)
     assert len(silent_positions(everywhere, text, feature_rng(0, 0))) == 0
 
 
@@ -134,17 +139,59 @@ def test_active_spans_are_the_entries_of_each_window(text: TokenText) -> None:
         assert found.positions[start:stop].tolist() == inside.tolist()
 
 
+def test_silent_windows_are_drawn_among_all_that_are_silent(text: TokenText, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: numbers drawn of a list of them, whatever the parts and the end that is silent."""
+    monkeypatch.setattr(code_index, "PART_ENTRIES", 50)
+    found = codes_of(text, 0.2)
+    for inside in (slice(None), slice(200, None), slice(0, 500), slice(0, 0)):
+        some = found.part(inside)
+        silent = np.setdiff1d(np.arange(text.n_windows), some.positions // WINDOW)
+        wanted = np.sort(silent[feature_rng(0, 4).choice(len(silent), 5, replace=False)])
+        assert (silent_positions(some, text, feature_rng(0, 4)) // WINDOW).tolist() == wanted.tolist()
+
+
+def drawn_at_once(found: FeatureCodes, text: TokenText, rng: np.random.Generator) -> list[list[int]]:
+    """Positions of every bin, drawn from lists of all its entries: the draw of all runs so far."""
+    histogram = token_histogram(found.codes, text.token_ids[found.positions])
+    bins, tokens, shown = bin_of(found.codes, found.codes.max(initial=0)), text.token_ids[found.positions], []
+    for bin in range(10):
+        candidates = np.flatnonzero(bins == bin)
+        chosen: dict[tuple, int] = {}
+        for entry in candidates[rng.choice(len(candidates), min(len(candidates), contexts.LOOKED_AT), replace=False)]:
+            chosen.setdefault(lead(text, found.positions[entry]), entry)
+        entries = list(chosen.values())[:5]
+        for token in sorted(set(histogram.listed(bin)) - set(tokens[entries])):
+            entries.append(rng.choice(candidates[tokens[candidates] == token]))
+        shown.append(found.positions[sorted(entries, key=lambda e: (-found.codes[e], found.positions[e]))].tolist())
+    return shown
+
+
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.6, 1.0])
+@pytest.mark.parametrize("blocks", [1, 7, 4096])
+def test_bins_found_in_blocks_are_those_of_whole_lists(
+    text: TokenText, share: float, blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("BLOCKS", blocks), ("SMALLEST_BLOCK", 16), ("ENTRIES_AT_ONCE", 100)):
+        monkeypatch.setattr(row_entries, name, value)
+    found = codes_of(text, share)
+    found = FeatureCodes(0, found.positions, np.ceil(found.codes * 20) / 20)  # so that there are equal codes
+    shown = all_bands(found, text, seed=3)
+    wanted = drawn_at_once(found, text, feature_rng(3, 0))
+    assert [shown[f"bin{bin}"].positions.tolist() for bin in range(10)] == wanted
+
+
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.6])
 def test_bands_chosen_in_parts_are_those_chosen_at_once(
     text: TokenText, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = codes_of(text, share)
-    whole, peaks = all_bands(found, text), window_peaks(found, WINDOW)
-    for module in (code_index, contexts):
-        monkeypatch.setattr(module, "PART_ENTRIES", 100)
+    whole = all_bands(found, text)
+    monkeypatch.setattr(code_index, "PART_ENTRIES", 100)
     parts = all_bands(found, text)
-    assert list(parts) == list(whole) and window_peaks(found, WINDOW).tolist() == peaks.tolist()
+    assert list(parts) == list(whole)
     assert all(parts[name].positions.tolist() == whole[name].positions.tolist() for name in whole)
+    monkeypatch.setattr(contexts, "LOOKED_AT", 30)  # fewer than one part has windows
+    assert found.positions[strongest(found, text)].tolist() == whole["top"].positions.tolist()
 
 
 def test_extra_rows_are_drawn_among_all_entries_of_the_token(text: TokenText) -> None:

@@ -8,7 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sae_core.histograms import bin_of, token_histogram
+from sae_core import code_index
+from sae_core.code_index import FeatureCodes
+from sae_core.histograms import bin_of, feature_histogram, token_histogram
 from sae_core.schemas import OTHER_TOKEN
 
 
@@ -62,3 +64,14 @@ def test_listed_leaves_out_the_rest() -> None:
     found = token_histogram(np.ones(len(tokens)), tokens)
     assert found.listed(9).tolist() == list(range(9))
     assert found.counts[found.token_ids == OTHER_TOKEN].tolist() == [3 + 2 + 1]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.7])
+def test_a_feature_read_in_parts_has_the_histogram_of_its_codes(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    token_ids, positions = rng.integers(0, 30, 2_000).astype(np.uint16), np.flatnonzero(rng.random(2_000) < share)
+    found = FeatureCodes(0, positions, rng.exponential(size=len(positions)).astype(np.float32))
+    wanted = token_histogram(found.codes, token_ids[positions])
+    monkeypatch.setattr(code_index, "PART_ENTRIES", 100)
+    histogram = feature_histogram(found, token_ids)
+    assert all(np.array_equal(getattr(histogram, name), values) for name, values in vars(wanted).items())

@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sae_core import code_index, contexts, rule_views
+from sae_core import code_index, histograms, row_entries, rule_views, sampling
 from sae_core.autointerp.fragments import fragment_pool
 from sae_core.code_index import CodeIndex
-from sae_core.contexts import TokenText, silent_positions, window_peaks
+from sae_core.context_rows import context_table
+from sae_core.contexts import TokenText
+from sae_core.edge_rows import sample_contexts
 from sae_core.rule_scores import Halves
 from sae_core.rule_views import views
 from sae_core.rules import fitting_contexts
-from sae_core.sampling import feature_rng
+from sae_core.schemas import TREE_CONTEXTS
 
 CONTEXT, WINDOW, SHARD = 64, 16, 8192
 SHORT, LONG = 2**16, 2**18
@@ -30,8 +32,11 @@ BYTES_PER_TOKEN = 1.0
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As large texts meet the real sizes of blocks, so do these texts."""
-    for module in (code_index, contexts):
+    for module in (code_index, histograms):
         monkeypatch.setattr(module, "PART_ENTRIES", 4096)
+    monkeypatch.setattr(row_entries, "BLOCKS", 64)
+    monkeypatch.setattr(row_entries, "ENTRIES_AT_ONCE", 8192)
+    monkeypatch.setattr(sampling, "PERMUTED", 8192)
     monkeypatch.setattr(code_index, "BLOCK_ENTRIES", 8192)
     monkeypatch.setattr(code_index, "SHARD_TOKENS", SHARD)
     monkeypatch.setattr(rule_views, "BLOCK_TOKENS", 8192)
@@ -81,11 +86,12 @@ def rules(index: CodeIndex, text: TokenText) -> None:
     assert halves.explain(next(index.features())).rule is not None
 
 
-def chosen_windows(index: CodeIndex, text: TokenText) -> None:
-    dense = next(index.features())
-    window_peaks(dense, WINDOW)
-    dense.windows(WINDOW)
-    silent_positions(dense.positions, text, feature_rng(0, 0))
+def context_rows(index: CodeIndex, text: TokenText) -> None:
+    assert context_table(next(index.features()), text, 0).num_rows > 100
+
+
+def edge_contexts(index: CodeIndex, text: TokenText) -> None:
+    assert len(sample_contexts([next(index.features())], text, 0).targets) == TREE_CONTEXTS
 
 
 def test_reading_features_does_not_grow_with_the_text(tmp_path: Path) -> None:
@@ -98,4 +104,10 @@ def test_rules_do_not_grow_with_the_text(tmp_path: Path) -> None:
 
 
 def test_windows_of_a_dense_feature_grow_only_with_the_windows(tmp_path: Path) -> None:
-    assert grows(chosen_windows, tmp_path) < 40 / WINDOW
+    assert grows(lambda index, _: next(index.features()).windows(WINDOW), tmp_path) < 40 / WINDOW
+
+
+@pytest.mark.parametrize("work", [context_rows, edge_contexts])
+def test_the_rows_of_a_dense_feature_do_not_grow_with_the_text(work: Callable, tmp_path: Path) -> None:
+    """More than half of the codes here are among the strong ones that edges draw from."""
+    assert grows(work, tmp_path) < BYTES_PER_TOKEN / 3

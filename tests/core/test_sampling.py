@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from sae_core.sampling import draw, feature_rng, lowest_priority, one_per_bin, window_priorities
+from sae_core import sampling
+from sae_core.sampling import (
+    at_indices,
+    draw,
+    equal_bins,
+    feature_rng,
+    lowest_priority,
+    one_per_bin,
+    window_priorities,
+)
 
 
 def test_lowest_priority_is_uniform_over_the_windows_of_a_feature() -> None:
@@ -31,13 +41,36 @@ def test_features_with_the_same_windows_draw_the_same_ones() -> None:
     assert len(shared) > 20  # independent draws would share about 8
 
 
-def test_one_per_bin_takes_one_of_every_filled_bin() -> None:
+def drawn(values: np.ndarray, seed: int, size: int = 1000) -> np.ndarray:
+    """One of each of 20 bins of [5, 10], the values given `size` at a time."""
+    parts = [values[start : start + size] for start in range(0, len(values), size)]
+    return one_per_bin(lambda: (equal_bins(part, 5.0, 10.0, 20) for part in parts), feature_rng(0, seed))
+
+
+@pytest.mark.parametrize("permuted", [sampling.PERMUTED, 2])
+def test_one_per_bin_takes_one_of_every_filled_bin(monkeypatch: pytest.MonkeyPatch, permuted: int) -> None:
+    monkeypatch.setattr(sampling, "PERMUTED", permuted)
     values = np.array([5.0, 5.1, 5.2, 7.6, 10.0])
-    found = one_per_bin(values, 5.0, 10.0, 20, feature_rng(0, 0))
-    assert len(found) == 3 and found[0] in (0, 1, 2) and found[1:].tolist() == [3, 4]
-    firsts = [one_per_bin(values, 5.0, 10.0, 20, feature_rng(0, f))[0] for f in range(900)]
-    assert np.bincount(firsts).min() > 220  # 300 each on average
-    assert len(one_per_bin(np.zeros(0), 0.0, 0.0, 20, feature_rng(0, 0))) == 0
+    for size in (1, 2, 9):
+        found = drawn(values, 0, size)
+        assert len(found) == 3 and found[0] in (0, 1, 2) and found[1:].tolist() == [3, 4]
+        firsts = [drawn(values, f, size)[0] for f in range(900)]
+        assert np.bincount(firsts).min() > 220  # 300 each on average
+    assert len(drawn(np.zeros(0), 0)) == 0
+
+
+def test_one_per_bin_takes_the_first_of_a_random_order() -> None:
+    """The draw of all runs so far, whatever the parts."""
+    values = 5 + 5 * np.random.default_rng(1).random(3_000) ** 4
+    bins = np.minimum((values - 5) / 5 * 20, 19).astype(int)
+    order = feature_rng(0, 7).permutation(len(values))
+    wanted = [next(entry for entry in order if bins[entry] == bin) for bin in np.unique(bins)]
+    assert drawn(values, 7).tolist() == drawn(values, 7, 17).tolist() == wanted
+
+
+def test_values_at_indices_of_parts() -> None:
+    values, indices = np.arange(100) ** 2, np.array([99, 0, 50, 49, 50])
+    assert at_indices(iter(np.split(values, [10, 50, 50])), indices).tolist() == values[indices].tolist()
 
 
 def test_draw_is_seeded_and_without_replacement() -> None:

@@ -12,8 +12,10 @@ from transformers import GPTNeoXForCausalLM
 from precompute import edges
 from precompute.common import load_entry
 from precompute.edges import Args
+from sae_core import code_index
 from sae_core.code_index import FeatureCodes
 from sae_core.edge_rows import sample_contexts, target_positions
+from sae_core.sampling import feature_rng
 from sae_core.schemas import TREE_MIN_CONTEXTS, TREE_PARENTS
 from sae_core.store import RunStore
 from sae_core.table_making import owners, table_text
@@ -56,6 +58,23 @@ def test_contexts_come_from_twenty_bins_of_the_upper_half(store: RunStore) -> No
             assert contexts.lengths[row] == last + 1
             wanted = text.token_ids.reshape(-1, WINDOW)[window, : last + 1]
             assert contexts.ids[row, : last + 1].tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_targets_read_in_parts_are_the_first_of_a_random_order(
+    store: RunStore, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The draw of all runs so far, from a list of all strong entries."""
+    monkeypatch.setattr(code_index, "PART_ENTRIES", 50)
+    text = replace(table_text(store), first=first)
+    for found in features_of(store):
+        top = float(found.codes.max(initial=0))
+        strong = [i for i, at in enumerate(found.positions) if found.codes[i] >= top / 2 and at % WINDOW >= first]
+        wanted: dict[int, int] = {}
+        for i in feature_rng(5, found.feature).permutation(len(strong)):
+            share = (float(found.codes[strong[i]]) - top / 2) / (top / 2)
+            wanted.setdefault(min(int(share * 20), 19), found.positions[strong[i]])
+        assert target_positions(found, text, 5).tolist() == [wanted[bin] for bin in sorted(wanted)]
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from precompute.activation_files import from_model
 from precompute.common import load_entry, load_model
 from precompute.harvest import code_indexes, write_shard
 from sae_core.code_index import CodeIndex
@@ -25,8 +26,9 @@ def peak(store: RunStore, n: int, folder: Path) -> tuple[int, int]:
     for i in range(n):
         (folder / f"{n}-{i}").mkdir()
         indexes[str(i)] = CodeIndex(folder / f"{n}-{i}", entry.n_features, len(text.token_ids), text.context)
+    read = from_model(model, [dictionary.site], text.contexts)
     tracemalloc.start()
-    write_shard(model, dict.fromkeys(indexes, dictionary), indexes, 0, text, BATCH)
+    write_shard(read, dict.fromkeys(indexes, dictionary), indexes, 0, text, BATCH)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return most, int(indexes["0"].counts().sum())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from precompute import contexts, edges, effects, features, held_out
+from precompute.activation_files import ActivationFiles
 from precompute.common import load_entry, load_model
 from precompute.corpus import vocabulary_frame
 from sae_core.activations import ActivationStream
@@ -160,9 +163,12 @@ def test_a_text_too_short_for_a_batch_without_position_0() -> None:
         next(ActivationStream(None, tokens, (Site(0),), CONTEXT, first=1).batches(0, 1))
 
 
-def test_held_out_passes_leave_it_out() -> None:
-    x, wanted = np.arange(24.0).reshape(2, 4, 3), np.arange(8).reshape(2, 4, 1)
-    ((found, right),) = held_out.batches(x, wanted, slice(None), first=1)()
+def test_held_out_passes_leave_it_out(tmp_path: Path) -> None:
+    x, wanted = torch.arange(24.0).reshape(2, 4, 3), np.arange(8).reshape(2, 4, 1)
+    files = ActivationFiles(tmp_path, {Site(1): 3}, 2, 4, torch.device("cpu"))
+    files.reserve()
+    files.write(0, {Site(1): x})
+    ((found, right),) = held_out.batches(files, Site(1), wanted, slice(None), first=1)()
     assert found.tolist() == x[:, 1:].tolist() and right.tolist() == wanted[:, 1:].tolist()
 
 
