@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sae_core.dictionaries import Dictionary
-from sae_core.dictionaries.dictionary import STANDARD_EPS
 from sae_core.intervention import FeatureEdit
 
 _SCRIPT = '''\
@@ -90,13 +89,13 @@ def reconstruct(x, codes):
 # Each activation standardised before it is read; codes in the units of the activation.
 _STANDARDISED_FORM = """\
 def moments(x):
-    mu = x.mean(-1, keepdim=True)
-    return mu, (x - mu).std(-1, keepdim=True)
+    {moments}
 
 
 def encode(x):
     mu, sigma = moments(x)
-    x = (x - mu) / (sigma + {eps})
+    scale = sigma + {eps}
+    x = (x - mu) / scale.where(scale != 0, 1)
     pre = {centred} @ W_enc + b_enc
     return sigma * ({codes})
 
@@ -105,6 +104,11 @@ def reconstruct(x, codes):
     mu, sigma = moments(x)
     return codes @ W_dec + sigma * b_dec + mu
 """
+# mu and sigma by SAELens' name of the setting.
+_MOMENTS = {
+    "layer_norm": "mu = x.mean(-1, keepdim=True)\n    return mu, (x - mu).std(-1, keepdim=True)",
+    "constant_norm_rescale": "return 0, x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5",
+}
 
 # What each architecture does with `pre`, and with an active feature's code to bring it to its threshold; topk and what
 # standardises cannot, and remove it.
@@ -141,7 +145,8 @@ def transformer_lens_code(
     form = (_STANDARDISED_FORM if dictionary.standardises else _FORM).format(
         centred="(x - b_dec)" if dictionary.apply_b_dec_to_input else "x",
         codes=_CODES[architecture].format(k=dictionary.k),
-        eps=STANDARD_EPS,
+        moments=_MOMENTS.get(dictionary.normalize_activations),
+        eps=dictionary.standardisation.eps if dictionary.standardises else None,
     )
     reachable = architecture != "topk" and not dictionary.standardises
     return _SCRIPT.format(

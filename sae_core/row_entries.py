@@ -1,7 +1,7 @@
 """Which entries of a feature stand behind a row of its token histogram, found by their numbers. Pure numpy.
 
-Memory does not grow with the feature: what is kept are counts of at most about BLOCKS blocks, and ENTRIES_AT_ONCE entries
-are read at a time.
+Memory does not grow with the feature: kept are counts of at most about BLOCKS blocks, and ENTRIES_AT_ONCE entries are
+read at a time.
 """
 
 from __future__ import annotations

@@ -10,12 +10,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sae_core.dictionaries.standardisation import STANDARDISATIONS, Standardisation, divided
 from sae_core.errors import DictionaryError
 from sae_core.specs import DictionarySpec, Site
 
 WEIGHTS = ("W_enc", "b_enc", "W_dec", "b_dec")
-NORMALIZATIONS = ("none", "layer_norm")
-STANDARD_EPS = 1e-5
+NORMALIZATIONS = ("none", *STANDARDISATIONS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +28,17 @@ class Dictionary:
     `apply_b_dec_to_input`. Dictionaries trained here have rows of W_dec of norm 1; the L1 ones have b_dec = 0 (paper
     Eq. 1-3); the tied ones have W_enc = W_dec^T. `spec` is None for a dictionary that was not made here.
 
-    With normalize_activations "layer_norm" (SAELens' word; mlsae: standardize) every activation is standardised by its
-    own mean mu and standard deviation sigma (n - 1) over coordinates before it is read, and codes are brought back:
+    With normalize_activations, in SAELens' words, every activation is standardised by its own mu and sigma before it is
+    read, and codes are brought back:
 
-        c = sigma f(((x - mu) / (sigma + 1e-5) - b_dec) W_enc + b_enc),   x_hat = c W_dec + sigma b_dec + mu
+        c = sigma f(((x - mu) / (sigma + eps) - b_dec) W_enc + b_enc),   x_hat = c W_dec + sigma b_dec + mu
+
+        "layer_norm" (mlsae: standardize)   mean and standard deviation (n - 1) over coordinates, eps 1e-5
+        "constant_norm_rescale"             mu 0, sigma |x| / sqrt(width), eps 0
 
     So a code is sigma times SAELens', in the units of the activation, and an edit is (c' - c) W_dec as everywhere: x
     changes as where SAELens decodes other codes with the mu and sigma of the token as it was. `threshold` is in f's
-    units, before sigma.
+    units, before sigma. Codes and x_hat of an activation of zeros are 0 (constant_norm_rescale in SAELens: NaN).
     """
 
     site: Site
@@ -81,9 +84,14 @@ class Dictionary:
         return tensors if self.threshold is None else {**tensors, "threshold": self.threshold}
 
     @property
+    def standardisation(self) -> Standardisation | None:
+        """How each activation is standardised before it is read; None where it is read as it is."""
+        return STANDARDISATIONS.get(self.normalize_activations)
+
+    @property
     def standardises(self) -> bool:
         """Whether each activation is standardised before it is read."""
-        return self.normalize_activations == "layer_norm"
+        return self.standardisation is not None
 
     @cached_property
     def tied(self) -> bool:
@@ -94,7 +102,7 @@ class Dictionary:
     def hash(self) -> str:
         """sha256 of the weights, k and standardisation; tables of a dictionary with another hash are refused."""
         k = {} if self.k is None else {"k": torch.tensor(self.k)}
-        standardised = {"layer_norm": torch.tensor(STANDARD_EPS)} if self.standardises else {}
+        standardised = {self.normalize_activations: torch.tensor(self.standardisation.eps)} if self.standardises else {}
         return weights_hash(self.tensors | k | standardised)
 
     def pre_activations(self, x: Tensor) -> Tensor:
@@ -105,7 +113,7 @@ class Dictionary:
     def encode(self, x: Tensor) -> Tensor:
         """Codes [..., F] of activations x [..., width]; a feature is active where its code is not 0."""
         codes = self.activate(self.pre_activations(x))
-        return moments(x)[1] * codes if self.standardises else codes
+        return self.standardisation.moments(x)[1] * codes if self.standardises else codes
 
     def activate(self, pre: Tensor) -> Tensor:
         """f: codes [..., F] of pre-activations [..., F]."""
@@ -119,13 +127,13 @@ class Dictionary:
             return self.encode(x)[..., feature]
         pre = self._read(x) @ self.W_enc[:, feature] + self.b_enc[feature]
         code = torch.relu(pre) if self.threshold is None else jump(pre, self.threshold[feature])
-        return moments(x)[1][..., 0] * code if self.standardises else code
+        return self.standardisation.moments(x)[1][..., 0] * code if self.standardises else code
 
     def reconstruct(self, x: Tensor, codes: Tensor) -> Tensor:
         """x_hat [..., width] of codes [..., F], whichever they are, of activations x [..., width]."""
         if not self.standardises:
             return self.decode(codes)
-        mu, sigma = moments(x)
+        mu, sigma = self.standardisation.moments(x)
         return codes @ self.W_dec + sigma * self.b_dec + mu
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -137,7 +145,7 @@ class Dictionary:
 
     def in_own_units(self, x: Tensor, codes: Tensor) -> Tensor:
         """Codes [..., F] of x [..., width] as f gave them, which is what `threshold` is compared with."""
-        return codes / moments(x)[1] if self.standardises else codes
+        return divided(codes, self.standardisation.moments(x)[1]) if self.standardises else codes
 
     def to(self, device: torch.device | str) -> Dictionary:
         """The same dictionary on another device."""
@@ -146,8 +154,7 @@ class Dictionary:
     def _read(self, x: Tensor) -> Tensor:
         """What W_enc is multiplied with."""
         if self.standardises:
-            mu, sigma = moments(x)
-            x = (x - mu) / (sigma + STANDARD_EPS)
+            x = self.standardisation(x)
         return x - self.b_dec if self.apply_b_dec_to_input else x
 
     def _check_width(self, x: Tensor) -> None:
@@ -157,12 +164,6 @@ class Dictionary:
                 f"width {x.shape[-1]}",
                 "Use a dictionary that was trained on this model and site",
             )
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (n - 1) of each activation over its coordinates; [..., width] -> two [..., 1]."""
-    mu = x.mean(-1, keepdim=True)
-    return mu, (x - mu).std(-1, keepdim=True)
 
 
 def jump(pre: Tensor, threshold: Tensor) -> Tensor:

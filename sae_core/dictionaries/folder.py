@@ -1,8 +1,8 @@
 """A dictionary on disk: a SAELens folder (cfg.json + sae_weights.safetensors), written in the form of SAELens 6.
 
 Read are "standard", "jumprelu" and "topk" folders of any SAELens version, their activations as they are or standardised
-("layer_norm"). What this project knows beyond SAELens (its
-DictionarySpec, the space, how it was trained) is kept under `metadata`, where SAELens allows any key.
+("layer_norm", "constant_norm_rescale"). What this project knows beyond SAELens (its DictionarySpec, the space, how it
+was trained) is kept under `metadata`, where SAELens allows any key.
 """
 
 from __future__ import annotations

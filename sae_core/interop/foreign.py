@@ -5,6 +5,8 @@ What `Dictionary` has no field for is folded into the weights where that is exac
     gated           [u + b_gate > 0] relu(e^r u + b_mag) = relu(h) [h > b_mag - e^r b_gate],   h = e^r u + b_mag
     input scale     D(s x) / s has the weights s W_enc, W_dec / s, b_dec / s and the codes of D(s x)
     norm factor     n D(x / n) has the biases and the threshold times n, and the codes of D(x / n) times n
+    whitening       D((x - m) M) N + m has the weights M W_enc, b_enc - (m M + b_dec) W_enc, W_dec N, b_dec N + m, the
+                    codes of D((x - m) M), and takes no b_dec from its input; m M alone where D takes none
 
 and refused by name where it is not. Only that every activation is standardised before it is read is kept as it is.
 """
@@ -12,6 +14,7 @@ and refused by name where it is not. Only that every activation is standardised 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sae_core.dictionaries import Dictionary
+from sae_core.dictionaries.standardisation import STANDARDISATIONS
 from sae_core.errors import DictionaryError, SpecError
 from sae_core.specs import EMBED, EMBEDDING, Site
 
@@ -74,22 +78,27 @@ class Foreign:
 
     def dictionary(self, site: Site) -> Dictionary:
         """It, reading at `site`. Raises DictionaryError for weights that do not fit each other or are not finite."""
+        names = ("k", "apply_b_dec_to_input", "normalize_activations")
+        return Dictionary(site, **self.tensors(), **{name: getattr(self, name) for name in names})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its weights in float32. Raises DictionaryError where they do not fit each other or are not finite."""
         tensors = {n: getattr(self, n) for n in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
         whole = {n: t.detach().to(torch.float32).contiguous() for n, t in tensors.items() if t is not None}
-        self._check(whole)
-        names = ("k", "apply_b_dec_to_input", "normalize_activations")
-        return Dictionary(site, **whole, **{name: getattr(self, name) for name in names})
-
-    def _check(self, tensors: dict[str, Tensor]) -> None:
-        fix = "Use files that belong together"
         n, width = self.W_dec.shape if self.W_dec.ndim == 2 else (0, 0)
         shapes = {"W_enc": (width, n), "b_enc": (n,), "W_dec": (n, width), "b_dec": (width,), "threshold": (n,)}
-        for name, tensor in tensors.items():
-            if tuple(tensor.shape) != shapes[name]:
-                wanted = f"{name} of shape {list(shapes[name])} in {self.file}"
-                raise DictionaryError(wanted, str(list(tensor.shape)), fix)
-            if not torch.isfinite(tensor).all():
-                raise DictionaryError(f"finite numbers in {name} of {self.file}", "NaN or infinity", fix)
+        check_tensors(whole, shapes, self.file)
+        return whole
+
+
+def check_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], file: Path) -> None:
+    """Raises DictionaryError where a tensor of the file is of another shape, or has values that are not finite."""
+    fix = "Use files that belong together"
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes[name]:
+            raise DictionaryError(f"{name} of shape {list(shapes[name])} in {file}", str(list(tensor.shape)), fix)
+        if not torch.isfinite(tensor).all():
+            raise DictionaryError(f"finite numbers in {name} of {file}", "NaN or infinity", fix)
 
 
 # ---- where it reads
@@ -142,13 +151,35 @@ def norm_scaled(found: Foreign, factor: float, why: str) -> Foreign:
     return found.noted(why, **{name: getattr(found, name) * factor for name in names})
 
 
-def standardised(found: Foreign, setting: str, whose: str) -> Foreign:
+def whitened(found: Foreign, mean: Tensor, matrix: Tensor, inverse: Tensor, file: Path) -> Foreign:
+    """The dictionary of x that was made for (x - mean) @ matrix, its x_hat brought back by @ inverse + mean.
+
+    mean: [width]; matrix, inverse: [width, width], inverses of each other or not. Codes stay as they were. Raises
+    DictionaryError for other shapes and for values that are not finite in `file`.
+    """
+    own = {name: tensor.double() for name, tensor in found.tensors().items()}
+    width = len(own["b_dec"])
+    shapes = {"mean": (width,), "matrix": (width, width), "inverse_matrix": (width, width)}
+    check_tensors({"mean": mean, "matrix": matrix, "inverse_matrix": inverse}, shapes, file)
+    mean, matrix, inverse = mean.double(), matrix.double(), inverse.double()
+    taken = mean @ matrix + (own["b_dec"] if found.apply_b_dec_to_input else 0)
+    weights = {
+        "W_enc": matrix @ own["W_enc"],
+        "b_enc": own["b_enc"] - taken @ own["W_enc"],
+        "W_dec": own["W_dec"] @ inverse,
+        "b_dec": own["b_dec"] @ inverse + mean,
+    }
+    note = "covariance_whitening: activations whitened before they are read, folded into the weights"
+    return found.noted(note, **{name: w.float() for name, w in weights.items()}, apply_b_dec_to_input=False)
+
+
+def standardised(found: Foreign, setting: str, whose: str, normalize_activations: str = "layer_norm") -> Foreign:
     """The dictionary that standardises each activation before it reads it, as its file says by `setting`."""
     note = (
         f"{setting}: each activation is standardised before it is read; codes here are in the activation's units, so "
-        f"{whose} times the standard deviation of the token's activation"
+        f"{whose} times the {STANDARDISATIONS[normalize_activations].sigma_is} of the token's activation"
     )
-    return found.noted(note, normalize_activations="layer_norm")
+    return found.noted(note, normalize_activations=normalize_activations)
 
 
 def _check_factor(factor: float, found: Foreign) -> None:

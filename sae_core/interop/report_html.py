@@ -129,7 +129,7 @@ class _Feature:
         return f"<h2>{title}{said}{flags}</h2><p><code>{html.escape(self.root[0])}</code> {tokens}</p>"
 
     def _numbers(self, row: pd.Series) -> str:
-        shown = {name: parts.number(row[name]) for name in NUMBERS} | {"density": f"{100 * row['density']:.3g} %"}
+        shown = {name: parts.number(row[name]) for name in NUMBERS} | {"density": f"{100 * row['density']:.3g}%"}
         cells = "".join(f"<div><b>{shown[name]}</b><span>{title}</span></div>" for name, title in NUMBERS.items())
         population = f"Over all {self.store.manifest.spec.table_tokens:,} table tokens."
         return f"<div class=numbers>{cells}</div><p class=note>{population}</p>"

@@ -3,7 +3,8 @@
 standard  relu(x' W_enc + b_enc)          gated     [x' W_enc + b_gate > 0] relu(x' (W_enc e^r_mag) + b_mag)
 jumprelu  relu(h) [h > threshold]         topk      the k largest of relu(h)
 x' = x - b_dec if apply_b_dec_to_input, else x; decode: c W_dec + b_dec
-layer_norm: x standardised first, and the decoded brought back, as `Dictionary` writes it out; a fixed scale: folded
+layer_norm, constant_norm_rescale: x standardised first, and the decoded brought back, as `Dictionary` writes it out
+a fixed scale or whitening of x, in a file of its own: folded into the weights
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Any
 
 from torch import Tensor
 
-from sae_core.dictionaries.dictionary import NORMALIZATIONS
 from sae_core.dictionaries.reading import read_json, read_safetensors
 from sae_core.dictionaries.saelens_config import current_form, space_of
+from sae_core.dictionaries.standardisation import STANDARDISATIONS
 from sae_core.errors import DictionaryError
-from sae_core.interop.foreign import Foreign, edges, gated, input_scaled, refuse, standardised
+from sae_core.interop.foreign import Foreign, edges, gated, input_scaled, refuse, standardised, whitened
 
-MARK, FILES = "sae_weights.safetensors", ("cfg.json", "sae_weights.safetensors", "activation_scaler.json")
+MARK, SCALER, WHITENING = "sae_weights.safetensors", "activation_scaler.json", "activation_whitening.safetensors"
+FILES = ("cfg.json", MARK, SCALER, WHITENING)
+NORMALIZATIONS = ("none", "expected_average_only_in", "covariance_whitening", *STANDARDISATIONS)
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
 SETTINGS = (
     "context_size", "dataset_path", "prepend_bos", "exclude_special_tokens", "seqpos_slice", "sae_lens_version",
@@ -59,8 +62,9 @@ def _check(config: dict[str, Any], tensors: Tensors, file: Path) -> None:
         raise DictionaryError(f"architecture {', '.join(FORMS)} in {file.parent}", repr(architecture), fix)
     if config["activation_fn"] != "relu":
         raise refuse(file, f"activation_fn {config['activation_fn']}")
-    if config["normalize_activations"] not in (*NORMALIZATIONS, "expected_average_only_in"):
-        raise refuse(file, f"normalize_activations {config['normalize_activations']}, which depends on the input,")
+    if config["normalize_activations"] not in NORMALIZATIONS:
+        wanted = f"normalize_activations {', '.join(NORMALIZATIONS)} in {file.parent}"
+        raise DictionaryError(wanted, repr(config["normalize_activations"]), "Leave it out")
     if config.get("hook_head_index") is not None or config["reshape_activations"] != "none":
         raise refuse(file, "a single head or reshaped heads")
 
@@ -116,12 +120,22 @@ def _folded(found: Foreign, config: dict[str, Any], tensors: Tensors) -> Foreign
     if config.get("finetuning_scaling_factor") and "scaling_factor" in tensors:
         rows = found.W_dec.float() * tensors["scaling_factor"].float()[:, None]
         found = found.noted("finetuning_scaling_factor: folded into the decoder", W_dec=rows)
-    if config["normalize_activations"] == "layer_norm":
-        return standardised(found, "layer_norm", "SAELens'")
-    if config["normalize_activations"] == "none":
+    setting = config["normalize_activations"]
+    if setting in STANDARDISATIONS:
+        return standardised(found, setting, "SAELens'", setting)
+    if setting == "none":
         return found
-    scaler = found.file.parent / "activation_scaler.json"
+    if setting == "covariance_whitening":
+        return _whitened(found)
+    scaler = found.file.parent / SCALER
     factor = read_json(scaler).get("scaling_factor") if scaler.exists() else None
     if factor is None:
         return found.noted("the activations it was trained on were scaled by a factor that its folder does not name")
-    return input_scaled(found, factor, f"activations scaled by {factor:g}")
+    return input_scaled(found, factor, f"activations scaled by {factor}")
+
+
+def _whitened(found: Foreign) -> Foreign:
+    file = found.file.parent / WHITENING
+    fix = f"Put {WHITENING} of the training beside it, or let SAELens' training end, which folds the whitening in"
+    tensors = read_safetensors(file, fix)
+    return whitened(found, *(_get(tensors, name, file) for name in ("mean", "matrix", "inverse_matrix")), file)

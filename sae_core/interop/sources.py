@@ -134,7 +134,7 @@ def _download(source: Source) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = _patterns(source.inside, FORMATS[source.format].FILES)
+    patterns = _patterns(source.inside, FORMATS[source.format])
     try:
         return Path(snapshot_download(source.place, revision=source.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -143,10 +143,11 @@ def _download(source: Source) -> Path:
         raise DictionaryError(f"the hub repository {source.place}", reason, fix) from None
 
 
-def _patterns(inside: str, files: Sequence[str]) -> list[str]:
-    """What to download: a named file, or every file of these names in a folder and below it."""
+def _patterns(inside: str, form: ModuleType) -> list[str]:
+    """What to download: a named file and what may lie beside it, or every file of the format in a folder and below."""
     if Path(inside).suffix in (".pt", ".safetensors"):
         folder = str(Path(inside).parent)
-        return [inside, *(name if folder == "." else f"{folder}/{name}" for name in files if name.endswith(".json"))]
+        beside = [name for name in form.FILES if name != form.MARK and "*" not in name]
+        return [inside, *(name if folder == "." else f"{folder}/{name}" for name in beside)]
     above = f"{inside}/" if inside else ""
-    return [pattern for name in files for pattern in (f"{above}{name}", f"{above}*/{name}")]
+    return [pattern for name in form.FILES for pattern in (f"{above}{name}", f"{above}*/{name}")]

@@ -120,7 +120,10 @@ def test_reads_a_flat_folder_of_old_saelens(tmp_path: Path) -> None:
             "rescale_acts_by_decoder_norm `False`",
         ),
         ({"activation_fn_str": "topk"}, "activation_fn `relu`.*topk"),
-        ({"normalize_activations": "constant_norm_rescale"}, "normalize_activations `none`, `layer_norm`.*constant"),
+        (
+            {"normalize_activations": "covariance_whitening"},
+            "normalize_activations `none`, `layer_norm`, `constant_norm_rescale`.*covariance_whitening",
+        ),
         ({"normalize_activations": True}, "normalize_activations .*expected_average_only_in"),
         ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor `False`.*True"),
         ({"reshape_activations": "hook_z"}, "reshape_activations"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sae_core.errors import DictionaryError, SpecError
 from sae_core.interop import saelens
@@ -134,6 +135,81 @@ def test_a_stored_scale_of_the_input_is_folded(tmp_path: Path) -> None:
     bare = load(tmp_path / "bare", new_config(normalize_activations="expected_average_only_in"), p)
     check(bare, relu_codes(p, x()), relu_codes(p, x()) @ p["W_dec"] + p["b_dec"])  # as SAELens: none to apply
     assert "does not name" in bare.notes[0]
+    (tmp_path / "activation_scaler.json").write_text(json.dumps({"scaling_factor": "a"}))
+    with pytest.raises(DictionaryError, match="a factor above 0 .*'a'"):
+        load(tmp_path, new_config(normalize_activations="expected_average_only_in"), p)
+
+
+# ---- whitening
+
+
+def whitening(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    """As SAELens keeps it, but inverse_matrix is no inverse of matrix, so that each has to be used in its place."""
+    own = {"mean": draw(WIDTH, seed=40), "matrix": 0.5 * draw(WIDTH, WIDTH, seed=41),
+           "inverse_matrix": 0.5 * draw(WIDTH, WIDTH, seed=42)} | changes  # fmt: skip
+    return {name: tensor for name, tensor in own.items() if tensor is not None}
+
+
+def load_whitened(folder: Path, config: dict, p: dict, **changes: torch.Tensor | None):
+    folder.mkdir(exist_ok=True)
+    save_file(whitening(**changes), folder / "activation_whitening.safetensors")
+    return load(folder, config | {"normalize_activations": "covariance_whitening"}, p)
+
+
+def check_whitened(found, codes: torch.Tensor, decoded: torch.Tensor) -> None:
+    """codes, decoded: of the whitened activations."""
+    w = whitening()
+    dictionary = check(found, codes, decoded @ w["inverse_matrix"] + w["mean"])
+    assert not dictionary.standardises and not dictionary.apply_b_dec_to_input
+    assert found.notes[-1].startswith("covariance_whitening: ") and "folded into the weights" in found.notes[-1]
+
+
+@pytest.mark.parametrize("subtract", [True, False])
+def test_whitening_is_folded_for_every_architecture(tmp_path: Path, subtract: bool) -> None:
+    p = parts() | {name: draw(F, seed=i) for i, name in enumerate(("b_gate", "b_mag", "r_mag", "threshold"), 20)}
+    w, common = whitening(), {"apply_b_dec_to_input": subtract}
+    inputs = (x() - w["mean"]) @ w["matrix"] - p["b_dec"] * subtract
+    u, norm = inputs @ p["W_enc"], p["W_dec"].norm(dim=1)
+    h, codes = u + p["b_enc"], torch.relu(u + p["b_enc"])
+    check_whitened(load_whitened(tmp_path / "s", new_config(**common), p), codes, codes @ p["W_dec"] + p["b_dec"])
+    tuned = load_whitened(
+        tmp_path / "f", new_config(**common, finetuning_scaling_factor=True), p | {"scaling_factor": norm}
+    )
+    check_whitened(tuned, codes, (codes * norm) @ p["W_dec"] + p["b_dec"])
+    codes = torch.relu(h) * (h > p["threshold"])
+    found = load_whitened(tmp_path / "j", new_config("jumprelu", **common), p)
+    check_whitened(found, codes, codes @ p["W_dec"] + p["b_dec"])
+    codes = (u + p["b_gate"] > 0) * torch.relu(inputs @ (p["W_enc"] * p["r_mag"].exp()) + p["b_mag"])
+    check_whitened(
+        load_whitened(tmp_path / "g", new_config("gated", **common), p), codes, codes @ p["W_dec"] + p["b_dec"]
+    )
+    codes = largest(torch.relu(h * norm), 4)  # norms of the decoder as it was before it is unwhitened
+    found = load_whitened(tmp_path / "t", new_config("topk", k=4, rescale_acts_by_decoder_norm=True, **common), p)
+    check_whitened(found, codes, (codes / norm) @ p["W_dec"] + p["b_dec"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": None}, "a tensor mean in .*activation_whitening.safetensors.*inverse_matrix, matrix"),
+        ({"matrix": draw(WIDTH, WIDTH + 1)}, r"matrix of shape \[6, 6\] in .*activation_whitening.*\[6, 7\]"),
+        ({"inverse_matrix": draw(WIDTH - 1, WIDTH - 1)}, r"inverse_matrix of shape \[6, 6\].*\[5, 5\]"),
+        ({"mean": torch.zeros(1)}, r"mean of shape \[6\] in .*\[1\]"),
+        ({"mean": torch.full((WIDTH,), torch.nan)}, "finite numbers in mean of .*activation_whitening"),
+    ],
+)
+def test_a_whitening_that_does_not_fit_is_a_sentence(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(DictionaryError, match=message):
+        load_whitened(tmp_path, new_config(), parts(), **changes)
+
+
+def test_whitening_beside_weights_that_do_not_fit_or_cut_short(tmp_path: Path) -> None:
+    with pytest.raises(DictionaryError, match=r"W_enc of shape \[6, 20\].*\[5, 20\]"):
+        load_whitened(tmp_path, new_config(), parts() | {"W_enc": draw(WIDTH - 1, F)})
+    file = tmp_path / "activation_whitening.safetensors"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(DictionaryError, match="whole safetensors in .*activation_whitening"):
+        load(tmp_path, new_config(normalize_activations="covariance_whitening"), parts())
 
 
 @pytest.mark.parametrize(
@@ -144,8 +220,11 @@ def test_a_stored_scale_of_the_input_is_folded(tmp_path: Path) -> None:
         ({"metadata": {"hook_name": HOOK, "hook_name_out": "blocks.3.hook_resid_post"}}, "a transcoder"),
         ({"architecture": "batchtopk"}, "architecture .*'batchtopk'.*for inference"),
         ({"architecture": "temporal"}, "architecture .*'temporal'"),
-        ({"normalize_activations": "covariance_whitening"}, "covariance_whitening, which depends on the input"),
-        ({"normalize_activations": "constant_norm_rescale"}, "constant_norm_rescale, which depends on the input"),
+        ({"normalize_activations": "covariance_whitening"}, "no readable activation_whitening.safetensors.*folds"),
+        (
+            {"normalize_activations": "constant_scalar_rescale"},
+            "none, expected_.*layer_norm.*'constant_scalar_rescale'",
+        ),
         ({"activation_fn": "tanh-relu"}, "tanh-relu"),
         ({"reshape_activations": "hook_z"}, "reshaped heads"),
         ({"architecture": "topk"}, "a whole number k"),

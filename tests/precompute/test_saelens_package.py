@@ -28,6 +28,9 @@ SCRIPT = Path(__file__).with_name("with_saelens.py")
 SITE = Site(1)
 CLOSE = 1e-5
 ABLATED = 3  # as in the script
+FORMS = ("", "-jumprelu", "-topk")
+STANDARDISED = tuple(setting + form for setting in ("layer_norm", "constant_norm_rescale") for form in FORMS)
+WHITENED = tuple("covariance_whitening" + form for form in (*FORMS, "-gated", "-rescaled"))
 pytestmark = [
     pytest.mark.timeout(600),  # importing the package takes a minute on a busy machine
     pytest.mark.skipif(not PYTHON, reason="SAE_LENS_PYTHON does not name a Python with sae-lens"),
@@ -49,10 +52,15 @@ def dictionaries(x: torch.Tensor) -> dict[str, Dictionary]:
         "pca": pca(moments).dictionary(linear_spec(SITE, "pca")),
         "ica": ica(x, 0).dictionary(linear_spec(SITE, "ica")),
         "pca_topk": pca(moments).dictionary(linear_spec(SITE, "pca_topk", 7)),
-        "layer_norm": replace(untied, normalize_activations="layer_norm"),
-        "layer_norm-jumprelu": replace(untied, threshold=torch.rand(48), normalize_activations="layer_norm"),
-        "layer_norm-topk": replace(untied, k=5, normalize_activations="layer_norm"),
+        **{name: standardising(name, untied) for name in STANDARDISED},
     }
+
+
+def standardising(name: str, untied: Dictionary) -> Dictionary:
+    """By a name of STANDARDISED."""
+    setting, _, architecture = name.partition("-")
+    form = {"": {}, "jumprelu": {"threshold": torch.rand(48)}, "topk": {"k": 5}}[architecture]
+    return replace(untied, **form, normalize_activations=setting)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +105,6 @@ def compare(folder: Path, name: str, ours: Dictionary, x: torch.Tensor) -> None:
 
 
 NAMES = ("tied", "untied", "centred", "mlp_out", "jumprelu", "topk", "pca", "ica", "pca_topk")
-STANDARDISED = ("layer_norm", "layer_norm-jumprelu", "layer_norm-topk")
 
 
 @pytest.mark.parametrize("name", [*NAMES, *STANDARDISED])
@@ -114,3 +121,12 @@ def test_theirs_load_and_import_here_with_equal_activations(exchanged: tuple, na
     compare(folder, f"theirs-{name}", found, x)
     imported = import_saelens(folder / "theirs" / name / "sae_weights.safetensors")[0]
     compare(folder, f"theirs-{name}", imported.dictionary(SITE), x)
+
+
+@pytest.mark.parametrize("name", WHITENED)
+def test_theirs_that_whiten_import_here_with_equal_activations(exchanged: tuple, name: str) -> None:
+    """As the training that whitens them has them, and as its end folds the whitening in."""
+    folder, _, x = exchanged
+    found = import_saelens(folder / "theirs" / name / "sae_weights.safetensors")[0].dictionary(SITE)
+    for kind in ("theirs", "folded"):
+        compare(folder, f"{kind}-{name}", found, x)

@@ -2,7 +2,8 @@
 
 python with_saelens.py FOLDER      FOLDER/ours/*: loaded; FOLDER/x.npy: activations [n, d]
                                    writes FOLDER/codes/NAME.npy, FOLDER/decoded/NAME.npy, FOLDER/ablated/NAME.npy
-                                   (decoded without feature ABLATED) and FOLDER/theirs/NAME
+                                   (decoded without feature ABLATED) and FOLDER/theirs/NAME, as a training saves it,
+                                   and folded/NAME, as the end of a training folds it, where it whitens activations
 """
 
 from __future__ import annotations
@@ -12,8 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
+from sae_lens import (
+    SAE,
+    GatedSAE,
+    GatedSAEConfig,
+    JumpReLUSAE,
+    JumpReLUSAEConfig,
+    StandardSAE,
+    StandardSAEConfig,
+    TopKSAE,
+    TopKSAEConfig,
+)
 from sae_lens.saes.sae import SAEMetadata
+from sae_lens.training.activation_scaler import ActivationScaler
 
 HOOK = "blocks.1.hook_resid_post"
 WIDTH, FEATURES, ABLATED = 32, 48, 3
@@ -25,16 +37,33 @@ def main(folder: Path) -> None:
         _answer(folder, path.name, SAE.load_from_disk(str(path), device="cpu"), x)
     for name, sae in _theirs().items():
         sae.save_model(str(folder / "theirs" / name))
-        _answer(folder, f"theirs-{name}", sae, x)
+        if sae.cfg.normalize_activations != "covariance_whitening":
+            _answer(folder, f"theirs-{name}", sae, x)
+            continue
+        scaler = _whitening(x)
+        scaler.save(str(folder / "theirs" / name / "activation_scaler.json"))
+        _answer(folder, f"theirs-{name}", sae, x, scaler)
+        whitening = scaler.whitening
+        sae.fold_activation_whitening(whitening.mean, whitening.matrix, whitening.inverse_matrix)
+        _answer(folder, f"folded-{name}", sae, x)
+
+
+def _whitening(x: torch.Tensor) -> ActivationScaler:
+    """As a training estimates it from its activations, here those that are compared."""
+    scaler = ActivationScaler()
+    scaler.estimate_whitening(x.shape[1], iter([x] * 2), n_batches_for_norm_estimate=2)
+    return scaler
 
 
 @torch.no_grad()
-def _answer(folder: Path, name: str, sae: SAE, x: torch.Tensor) -> None:
-    codes = sae.encode(x)
-    decoded = sae.decode(codes)
-    without = sae.encode(x)  # again: decoding forgets the mean and standard deviation of x
+def _answer(folder: Path, name: str, sae: SAE, x: torch.Tensor, scaler: ActivationScaler | None = None) -> None:
+    """scaler: what a training does to activations around the dictionary."""
+    scaler = scaler or ActivationScaler()
+    codes = sae.encode(scaler.scale(x))
+    decoded = scaler.unscale(sae.decode(codes))
+    without = sae.encode(scaler.scale(x))  # again: decoding forgets what x was standardised by
     without[:, ABLATED] = 0
-    for kind, values in (("codes", codes), ("decoded", decoded), ("ablated", sae.decode(without))):
+    for kind, values in (("codes", codes), ("decoded", decoded), ("ablated", scaler.unscale(sae.decode(without)))):
         (folder / kind).mkdir(exist_ok=True)
         np.save(folder / kind / f"{name}.npy", values.numpy())
 
@@ -47,11 +76,16 @@ def _theirs() -> dict[str, SAE]:
         "jumprelu": JumpReLUSAE(JumpReLUSAEConfig(**common, apply_b_dec_to_input=False)),
         "topk": TopKSAE(TopKSAEConfig(**common, k=5, rescale_acts_by_decoder_norm=False)),
     }
-    common["normalize_activations"] = "layer_norm"
+    for setting in ("layer_norm", "constant_norm_rescale", "covariance_whitening"):
+        common["normalize_activations"] = setting
+        found |= {
+            setting: StandardSAE(StandardSAEConfig(**common)),
+            f"{setting}-jumprelu": JumpReLUSAE(JumpReLUSAEConfig(**common, apply_b_dec_to_input=False)),
+            f"{setting}-topk": TopKSAE(TopKSAEConfig(**common, k=5, rescale_acts_by_decoder_norm=False)),
+        }
     found |= {
-        "layer_norm": StandardSAE(StandardSAEConfig(**common)),
-        "layer_norm-jumprelu": JumpReLUSAE(JumpReLUSAEConfig(**common, apply_b_dec_to_input=False)),
-        "layer_norm-topk": TopKSAE(TopKSAEConfig(**common, k=5, rescale_acts_by_decoder_norm=False)),
+        "covariance_whitening-gated": GatedSAE(GatedSAEConfig(**common)),
+        "covariance_whitening-rescaled": TopKSAE(TopKSAEConfig(**common, k=5, rescale_acts_by_decoder_norm=True)),
     }
     generator = torch.Generator().manual_seed(0)
     for sae in found.values():
