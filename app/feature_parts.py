@@ -33,7 +33,7 @@ def heading(title: str, label: Label | None) -> str:
 def bands() -> dict[str, str]:
     """Names of the bands of contexts, strongest first."""
     share = 100 // HISTOGRAM_BINS
-    bins = {f"bin{b}": f"{b * share}–{(b + 1) * share} %" for b in reversed(range(HISTOGRAM_BINS))}
+    bins = {f"bin{b}": f"{b * share}–{(b + 1) * share}%" for b in reversed(range(HISTOGRAM_BINS))}
     return {"top": "Strongest", **bins, "none": "Silent"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from app.components.numbers import closed_up
 from sae_core.schemas import TABLES
 
 TERMS = {
@@ -31,6 +32,7 @@ def explain_flag(flag: str) -> str:
 
 def plain(text: str) -> str:
     """Text for a place that reads Markdown, with the characters it would interpret escaped."""
+    text = closed_up(text)
     for mark in "\\`*_{}[]<>#+-|~$:":
         text = text.replace(mark, "\\" + mark)
     return text

@@ -17,6 +17,7 @@ from app.components.errors import show_errors  # noqa: E402
 from app.components.style import style_sheet  # noqa: E402
 from sae_core.store import RunStore  # noqa: E402
 
+SIDEBAR_WIDTH = 210  # pixels; a screen of 800 has none to spare
 TITLES = {
     "overview": ("Overview", ":material/home:"),
     "browse": ("Browse", ":material/table_rows:"),
@@ -31,7 +32,12 @@ TITLES = {
 
 def main() -> None:
     """Draw what every page shares, then the page."""
-    st.set_page_config(page_title="SAE feature explorer", page_icon=":material/hub:", layout="wide")
+    st.set_page_config(
+        page_title="SAE feature explorer",
+        page_icon=":material/hub:",
+        layout="wide",
+        initial_sidebar_state=SIDEBAR_WIDTH,
+    )
     page = st.navigation([_page(name) for name in TITLES], position="hidden")
     st.html(style_sheet(state.colours()))
     menu = st.sidebar.container()

@@ -22,14 +22,14 @@ from sae_core.tree_growth import Node
 MODES = {"stored": "On the corpus", "live": "On your own sentence"}
 DROP_HELP = "(a − a′) / a: the share of the child's activation that goes when the parent is removed at all positions."
 TABLE = {
-    "child_name": st.column_config.TextColumn("child", width="medium"),
-    "parent_name": st.column_config.TextColumn("parent", width="medium"),
-    "relative_drop": st.column_config.NumberColumn("relative drop", format="%+.1f %%", help=DROP_HELP),
-    "stderr": st.column_config.NumberColumn("standard error", format="%.1f %%", help="over contexts"),
+    "child_name": st.column_config.TextColumn("child", width=195),
+    "parent_name": st.column_config.TextColumn("parent", width=195),
+    "relative_drop": st.column_config.NumberColumn("relative drop", format="%+.1f%%", help=DROP_HELP),
+    "stderr": st.column_config.NumberColumn("standard error", format="%.1f%%", help="over contexts"),
     "n_contexts": st.column_config.NumberColumn("contexts", help="contexts averaged, those with a silent parent too"),
     "cosine": st.column_config.NumberColumn(format="%.2f", help="of the two decoder directions"),
-    "live_drop": st.column_config.NumberColumn("here", format="%+.1f %%", help=DROP_HELP),
-    "stored_drop": st.column_config.NumberColumn("on the corpus", format="%+.1f %%", help="the stored relative drop"),
+    "live_drop": st.column_config.NumberColumn("here", format="%+.1f%%", help=DROP_HELP),
+    "stored_drop": st.column_config.NumberColumn("on the corpus", format="%+.1f%%", help="the stored relative drop"),
     "mark": st.column_config.TextColumn("seen", help="here, on the corpus, or both with the same sign"),
 }
 IN_PERCENT = ("relative_drop", "stderr", "live_drop", "stored_drop")
@@ -99,7 +99,7 @@ def choose_growth() -> Growth:
         depth.slider("Depth", 1, 5, **links.bound("depth", 3, int, range(1, 6)), help="layers back from the root"),
         branching.slider("Parents a node", 1, 8, **links.bound("branching", 3, int, range(1, 9)), help="the strongest"),
         threshold.slider(
-            "Threshold", 0, 50, **links.bound("threshold", 5, int, range(51)), format="%d %%", help=DROP_HELP
+            "Threshold", 0, 50, **links.bound("threshold", 5, int, range(51)), format="%d%%", help=DROP_HELP
         )
         / 100,
     )
@@ -118,7 +118,7 @@ def draw_stored(run: RunStore, entry: DictionaryEntry, feature: int, growth: Gro
         st.info(trees.why_empty(run, entry, found, growth.threshold))
         return
     key = f"tree-{entry.id}-{feature}"
-    show_plot("Tree on the corpus", tree.causal_tree(nodes, edges, state.colours()), key, on_select=lambda: _walk(key))
+    show_tree("Tree on the corpus", nodes, edges, key)
     edge_table(nodes, edges, ["child_name", "parent_name", "relative_drop", "stderr", "n_contexts", "cosine"])
     with st.container(horizontal=True):
         graph_button(run, (entry.id, feature), nodes, edges, growth)
@@ -162,9 +162,7 @@ def draw_live(run: RunStore, entry: DictionaryEntry, feature: int, growth: Growt
         st.info("No parent passes the threshold on this sentence, nor on the corpus. Lower the threshold.")
         return
     key = f"live-tree-{entry.id}-{feature}"
-    show_plot(
-        "Tree on this sentence", tree.causal_tree(both, edges, state.colours()), key, on_select=lambda: _walk(key)
-    )
+    show_tree("Tree on this sentence", both, edges, key)
     agree = (edges["mark"] == "both").sum()
     note(
         f"{agree} of the {len(here)} edges measured here are on the corpus too, with the same sign (solid); dashed "
@@ -188,6 +186,12 @@ def choose_target(fires: pd.DataFrame, tokens: tuple[str, ...], dictionary: str,
         help="Tokens on which the root fires, with its activation",
         format_func=lambda p: f"{p} · {tokens[p]}  ({activation[p]:.2f})",
     )
+
+
+def show_tree(title: str, nodes: pd.DataFrame, edges: pd.DataFrame, key: str) -> None:
+    """The tree as a figure; a click on a node walks there."""
+    drawn = tree.causal_tree(nodes, edges, state.colours())
+    show_plot(title, drawn, key, None, lambda: _walk(key), tree.least_width(nodes))
 
 
 def edge_table(nodes: pd.DataFrame, edges: pd.DataFrame, columns: list[str]) -> None:

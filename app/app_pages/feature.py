@@ -52,24 +52,25 @@ def main() -> None:
 
 def navigation(run: RunStore) -> tuple[DictionaryEntry, int]:
     """Dictionary, feature number, previous, random and next."""
-    pick, number, back, chance, forward = st.columns([4, 2, 1, 1, 1], vertical_alignment="bottom")
+    pick, where = layout.stacking_columns([4, 5], "navigation", "small")
     with pick:
         entry = state.choose_dictionary(run)
+    row = where.container(horizontal=True, vertical_alignment="bottom", gap="small")
     feature = state.feature_in_link(run, entry.id)
     last = entry.n_features - 1
-    number.number_input(
+    row.number_input(
         "Feature", min_value=0, max_value=last, step=1, help=f"0 to {last}", **links.bound("feature", 0, int)
     )
     alive = browse.feature_index(run, entry.id).alive
     before, after, browsed = state.beside(run, entry.id, feature)
     order = " in the order of Browse" if browsed else " by number"
-    for column, key, icon, target, how in (
-        (back, "previous", ":material/chevron_left:", before, order),
-        (chance, "random", ":material/casino:", int(links.any_of(alive)) if len(alive) else feature, ""),
-        (forward, "next", ":material/chevron_right:", after, order),
+    for key, icon, target, how in (
+        ("previous", ":material/chevron_left:", before, order),
+        ("random", ":material/casino:", int(links.any_of(alive)) if len(alive) else feature, ""),
+        ("next", ":material/chevron_right:", after, order),
     ):
-        column.button(
-            "", key=key, icon=icon, help=f"{key} feature{how}", width="stretch",
+        row.button(
+            "", key=key, icon=icon, help=f"{key} feature{how}", width=72,
             on_click=open_here, args=(entry.id, target),
         )  # fmt: skip
     return entry, feature

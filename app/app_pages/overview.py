@@ -91,15 +91,15 @@ def dictionary_table(run: RunStore, metrics: pd.DataFrame) -> None:
         "site": config.TextColumn("Site", help=TERMS["site"]),
         "kind": config.TextColumn("Kind", help="tied: the encoder is the decoder; untied: two matrices"),
         "ratio": config.NumberColumn("Ratio", format="%g", help=TERMS["ratio"]),
-        "alpha": config.NumberColumn("Alpha", format="%.2g", help=plain(TERMS["alpha"])),
-        "k": config.NumberColumn("k", format="%d", help="active features a token that training aims at"),
-        "n_features": config.NumberColumn("Features", format="localized"),
-        "n_alive": config.NumberColumn("Alive", format="localized", help=explain("metrics", "n_alive", n)),
         "l0": config.NumberColumn("L0", format="%.1f", help=explain("metrics", "l0", n)),
         "fvu": config.NumberColumn("FVU", format="%.3f", help=explain("metrics", "fvu", n)),
         "ce_recovered": config.NumberColumn(
             "CE recovered (%)", format="%.1f", help=explain("metrics", "ce_recovered", n)
         ),
+        "n_alive": config.NumberColumn("Alive", format="localized", help=explain("metrics", "n_alive", n)),
+        "n_features": config.NumberColumn("Features", format="localized"),
+        "alpha": config.NumberColumn("Alpha", format="%.2g", help=plain(TERMS["alpha"])),
+        "k": config.NumberColumn("k", format="%d", help="active features a token that training aims at"),
         "headline": config.CheckboxColumn("Headline", help=TERMS["headline"]),
         "source": config.TextColumn("Imported from", help="the files of a dictionary that was trained elsewhere"),
     }
@@ -133,7 +133,7 @@ def written(name: str, row: pd.Series) -> str:
     if name == "n_alive":
         return percent(row["n_alive"] / row["n_features"])
     if name == "ce_recovered":
-        return f"{100 * row[name]:.1f} %"
+        return f"{row[name]:.1%}"
     return digits(float(row[name])) + (" nats" if name.startswith("loss_") else "")
 
 

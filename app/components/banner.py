@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.components.numbers import duration
+from app.components.numbers import closed_up, duration
 from sae_core.running import Mark, marks
 from sae_core.store import RunStore
 from sae_core.table_making import how_far, run_states
@@ -58,7 +58,7 @@ def sentences(states: dict[str, str], found: list[Mark], folder: str, now: float
 
 
 def _since(mark: Mark, now: float) -> str:
-    return f"{mark.how_far() or 'no part finished yet'} (for {duration(now - mark.started)})"
+    return f"{closed_up(mark.how_far()) or 'no part finished yet'} (for {duration(now - mark.started)})"
 
 
 def _summary(states: dict[str, str]) -> str:

@@ -195,14 +195,14 @@ def table_columns() -> dict:
     text, number = st.column_config.TextColumn, st.column_config.NumberColumn
     nearest = f"Of the {compare.NEAREST} nearest features of B, how many are parts (cosine from the threshold)"
     return {
-        "name": text("Feature of A", width="medium", help="index, and one's own label or the top tokens"),
-        "density": number("Density (%)", format="%.3g", help=explain("features", "density")),
-        "max_activation": number("Maximum", format="%.3g", help=explain("features", "max_activation")),
+        "name": text("Feature of A", width=195, help="index, and one's own label or the top tokens"),
         "class": text("Class", help="matched, split, near or missing, as defined above"),
         "cosine": number("Cosine", format="%.3f", help="of the decoder directions of the feature and its counterpart"),
-        "counterpart": text("Counterpart in B", width="medium", help="the partner of a match, else the nearest"),
+        "counterpart": text("Counterpart in B", width=185, help="the partner of a match, else the nearest"),
         "n_parts": number("Parts", format="%d", help=nearest),
         "together": number("Together", format="%.3f", help="Cosine with the sum of its parts: 1 if they make it up"),
+        "density": number("Density (%)", format="%.3g", help=explain("features", "density")),
+        "max_activation": number("Maximum", format="%.3g", help=explain("features", "max_activation")),
         "shared": number(
             "Shared tokens", format="%.2f", help="Jaccard index of the two lists of top tokens: 1 if they are equal"
         ),

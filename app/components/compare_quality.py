@@ -72,7 +72,11 @@ def quality_columns(n: int | None) -> dict:
     text, number = st.column_config.TextColumn, st.column_config.NumberColumn
     return {
         "id": text("Dictionary", width=245),
-        "kind": text("Kind", width=80),
+        "l0": number("L0", format="%.1f", help=explain("metrics", "l0", n)),
+        "fvu": number("FVU", format="%.3f", help=explain("metrics", "fvu", n)),
+        "ce_recovered": number("CE rec. (%)", format="%.1f", help=explain("metrics", "ce_recovered", n)),
+        "alive": number("Alive (%)", format="%.1f", help=explain("metrics", "n_alive", n)),
+        "kind": text("Kind", width=90),
         "layer": number("Layer", format="%d", width=52),
         "site": text("Site", help=TERMS["site"]),
         "ratio": number("Ratio", format="%g", help=TERMS["ratio"]),
@@ -80,10 +84,6 @@ def quality_columns(n: int | None) -> dict:
             "Sparsity", help=f"alpha: {plain(TERMS['alpha'])} k: active features a token it was trained to, or keeps."
         ),
         "n_features": number("Features", format="localized"),
-        "alive": number("Alive (%)", format="%.1f", help=explain("metrics", "n_alive", n)),
-        "l0": number("L0", format="%.1f", help=explain("metrics", "l0", n)),
-        "fvu": number("FVU", format="%.3f", help=explain("metrics", "fvu", n)),
-        "ce_recovered": number("CE rec. (%)", format="%.1f", help=explain("metrics", "ce_recovered", n)),
         "perplexity_spliced": number("Perplexity", format="%.2f", help=explain("metrics", "perplexity_spliced", n)),
         "role": text("Role", help="main: all tables; sweep, baseline: metrics and weights; grid: metrics only"),
     }
@@ -121,7 +121,7 @@ def scores(run: RunStore, chosen: list[DictionaryEntry]) -> None:
 
 
 def mean_scores(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and 95 % interval over features by dictionary, explainer and scheme; skipped features are left out.
+    """Mean and 95% interval over features by dictionary, explainer and scheme; skipped features are left out.
 
     Columns: id, explainer, scheme (in words), mean, lower, upper, interval (in words), n, n_skipped.
     """
@@ -143,10 +143,10 @@ def score_columns() -> dict:
     interval = "mean ± 1.96 standard errors over features; none for a single feature"
     return {
         "id": text("Dictionary", width=215),
-        "explainer": text("By", help=explain("scores", "explainer"), width=60),
-        "scheme": text("Fragments", help=explain("scores", "scheme"), width=120),
-        "mean": number("Mean", format="%.3f", help=explain("scores", "score"), width=60),
-        "interval": text("95 % interval", help=interval, width=115),
+        "explainer": text("By", help=explain("scores", "explainer"), width=50),
+        "scheme": text("Fragments", help=explain("scores", "scheme"), width=115),
+        "mean": number("Mean", format="%.3f", help=explain("scores", "score"), width=58),
+        "interval": text("95% interval", help=interval, width=108),
         "n": number("n", help="features scored", width=45),
         "n_skipped": number("Skipped", help=explain("scores", "skipped"), width=70),
     }

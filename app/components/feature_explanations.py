@@ -48,12 +48,12 @@ def columns() -> dict:
     """Settings of the table's columns."""
     config = st.column_config
     return {
-        "explainer": config.TextColumn("By", help=explain("scores", "explainer"), width=90),
+        "explainer": config.TextColumn("By", help=explain("scores", "explainer"), width=55),
+        "score": config.NumberColumn("Score", format="%.2f", help=explain("scores", "score"), width=58),
+        "scheme": config.TextColumn("Fragments", help=explain("scores", "scheme"), width=122),
         "explanation": config.TextColumn("Explanation", width="large"),
-        "scheme": config.TextColumn("Fragments", help=explain("scores", "scheme"), width=120),
         "setting": config.TextColumn("Setting", help=explain("scores", "setting"), width=90),
-        "score": config.NumberColumn("Score", format="%.2f", help=explain("scores", "score"), width=65),
-        "interval": config.TextColumn("95 % interval", help=explain("scores", "lower"), width=120),
+        "interval": config.TextColumn("95% interval", help=explain("scores", "lower"), width=120),
         "n_fragments": config.NumberColumn("n", format="%d", help=explain("scores", "n_fragments"), width=50),
         "simulator": config.TextColumn("Predicted by", help=explain("scores", "simulator"), width=110),
     }

@@ -10,6 +10,7 @@ import streamlit as st
 from app import links, live, names, state
 from app.components.plots import clicked, note, show_plot
 from app.components.tables import chosen_row
+from app.figures.axes import NAMES_WIDTH, tokens_width
 from app.figures.firing import firing_grid
 from app.live import Edit, Sentence
 from sae_core.errors import TableError
@@ -19,7 +20,7 @@ from sae_core.store import DictionaryEntry, RunStore
 VIEWS = {"grid": "Grid of this dictionary", "ranking": "Ranking on one token, all layers"}
 RANKED = 25
 COLUMNS = {
-    "name": st.column_config.TextColumn("feature", width="large"),
+    "name": st.column_config.TextColumn("feature", width=240),
     "activation": st.column_config.NumberColumn(format="%.3f"),
     "share": st.column_config.ProgressColumn(
         "of its maximum", format="percent", min_value=0, max_value=1, help="activation / largest on the table tokens"
@@ -57,7 +58,8 @@ def grid(run: RunStore, entry: DictionaryEntry, fires: pd.DataFrame, sentence: S
     drawn = firing_grid(fires, sentence.tokens, named, state.colours(), edit.features)
     # A key of its own for each edit: a kept selection would swallow the next click on the same cell.
     key = f"grid-{edit.features}"
-    show_plot("Activations of this dictionary", drawn, key, on_select=lambda: _cell_clicked(key))
+    width = tokens_width(len(sentence.tokens), NAMES_WIDTH)
+    show_plot("Activations of this dictionary", drawn, key, None, lambda: _cell_clicked(key), width)
 
 
 def _cell_clicked(key: str) -> None:

@@ -11,6 +11,7 @@ from app.components import live_views
 from app.components.plots import clicked, show_plot
 from app.components.tokens import token_strip
 from app.figures import ablation
+from app.figures.axes import SCALE_WIDTH, tokens_width
 from app.live import Edit, Outcome, Sentence
 from sae_core.store import RunStore
 
@@ -73,10 +74,10 @@ def numbers(found: Outcome, position: int) -> None:
     """The row of measured numbers."""
     loss, here, most, error = st.container(key="live_numbers").columns(4)
     loss.metric(
-        "Loss of the sentence", f"{found.loss.total:+.3f} nats", border=True,
+        "Loss of the sentence", f"{found.loss.total:+.3g} nats", border=True,
         help="Edited minus clean, summed over the tokens that really came next; positive = the model is worse off.",
     )  # fmt: skip
-    loss.caption(f"{found.loss.total / found.n_predicted:+.4f} nats a token, {found.n_predicted} tokens")
+    loss.caption(f"{found.loss.total / found.n_predicted:+.3g} nats a token, {found.n_predicted} tokens")
     here.metric(
         "KL at the token", f"{found.kl[position]:.3g} nats", border=True,
         help="KL(clean ‖ edited) = Σ p (log p − log q) over all next tokens: p clean, q edited.",
@@ -102,7 +103,8 @@ def by_position(sentence: Sentence, found: Outcome, position: int) -> None:
     )
     key = f"kl-{position}"
     drawn = ablation.kl_by_position(found.kl, sentence.tokens, position, state.colours())
-    show_plot("Change of the prediction, token by token", drawn, key, on_select=lambda: _bar_clicked(key))
+    width = tokens_width(len(sentence.tokens), SCALE_WIDTH)
+    show_plot("Change of the prediction, token by token", drawn, key, None, lambda: _bar_clicked(key), width)
 
 
 def _bar_clicked(key: str) -> None:

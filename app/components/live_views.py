@@ -21,7 +21,7 @@ VIEWS = {
     "code": "Code",
 }
 LOSS_COLUMNS = {
-    "sentence": st.column_config.TextColumn(width="large"),
+    "sentence": st.column_config.TextColumn(width=240),
     "tokens": st.column_config.NumberColumn(),
     "loss_change": st.column_config.NumberColumn("loss change", format="%+.4f", help="nats, summed over the sentence"),
     "loss_change_per_token": st.column_config.NumberColumn("a token", format="%+.4f", help="nats per predicted token"),

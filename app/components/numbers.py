@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from sae_core.results import wilson
 
@@ -23,22 +24,27 @@ def count(value: int) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in percent with two significant digits: 0.012 %, 4.5 %, 62 %."""
-    return f"{digits(100 * share, 2)} %"
+    """A share in percent with two significant digits: 0.012%, 4.5%, 62%."""
+    return f"{digits(100 * share, 2)}%"
+
+
+def closed_up(text: str) -> str:
+    """Text written outside of the app with its percentages as `percent` writes them: `40%`, not `40 %`."""
+    return re.sub(r"(?<=\d)\s+%(?!\w)", "%", text)
 
 
 def share_of(hits: int, n: int) -> str:
-    """A share with its cases and Wilson's 95 % interval: `58 % (930 of 1,590; 95 % interval 56 % to 61 %)`."""
+    """A share with its cases and Wilson's 95% interval: `58% (930 of 1,590; 95% interval 56% to 61%)`."""
     if n == 0:
         return "no cases"
     lower, upper = (percent(max(0.0, end)) for end in wilson(hits, n))
-    return f"{percent(hits / n)} ({hits:,} of {n:,}; 95 % interval {lower} to {upper})"
+    return f"{percent(hits / n)} ({hits:,} of {n:,}; 95% interval {lower} to {upper})"
 
 
 def mean_of(interval: tuple[float, float, float], n: int) -> str:
-    """A mean with its 95 % interval and number of cases: `0.43 (95 % interval 0.40 to 0.46, n = 12)`."""
+    """A mean with its 95% interval and number of cases: `0.43 (95% interval 0.40 to 0.46, n = 12)`."""
     mean, lower, upper = (digits(value) for value in interval)
-    return f"{mean} (95 % interval {lower} to {upper}, n = {n:,})"
+    return f"{mean} (95% interval {lower} to {upper}, n = {n:,})"
 
 
 def duration(seconds: float) -> str:

@@ -13,36 +13,37 @@ from app.components.numbers import digits, percent
 from app.components.plots import clicked, note, show_plot
 from app.components.tables import chosen_row
 from app.figures import patching as figures
+from app.figures.axes import NAMES_WIDTH, SCALE_WIDTH, tokens_width
 from app.live_patching import Patched, Reading
 from sae_core.store import RunStore
 
 SHOWN_FEATURES = 24
 OFFERED_ANSWERS = 15
 PREDICTION_COLUMNS = {
-    "token": st.column_config.TextColumn("next token", width=80),
+    "token": st.column_config.TextColumn("next token", width=78),
     **{
-        f"{name}_{what}": st.column_config.NumberColumn(f"{name} {unit}", format=form, help=help, width=95)
-        for what, unit, form, help in (
-            ("percent", "%", "%.3g", "probability, percent"),
-            ("logit", "logit", "%.2f", "before the softmax"),
+        f"{name}_{what}": st.column_config.NumberColumn(f"{name} {unit}", format=form, help=help, width=width)
+        for what, unit, form, help, width in (
+            ("percent", "%", "%.3g", "probability, percent", 92),
+            ("logit", "logit", "%.2f", "before the softmax", 90),
         )
         for name in figures.RUNS
     },
 }
 FEATURE_COLUMNS = {
     "rank": st.column_config.NumberColumn("", width=40, help="place in the order"),
-    "patched": st.column_config.CheckboxColumn("patched", width=70),
-    "name": st.column_config.TextColumn("feature", width=250),
-    "at": st.column_config.TextColumn("most at", help="position and token of the target", width=120),
-    "base": st.column_config.NumberColumn("base", format="%.3f", width=75, help="activation there in the base"),
-    "target": st.column_config.NumberColumn("target", format="%.3f", width=75, help="activation there in the target"),
-    "n_positions": st.column_config.NumberColumn("positions", width=75, help="positions on which the two runs differ"),
-    "magnitude": st.column_config.NumberColumn("size", format="%.3g", width=75, help="mean norm of its edit"),
+    "patched": st.column_config.CheckboxColumn("patched", width=65),
+    "name": st.column_config.TextColumn("feature", width=205),
     "change_alone": st.column_config.NumberColumn(
-        "Δ KL alone", format="%+.4f",
+        "Δ KL alone", format="%+.4f", width=85,
         help="nats: KL(patched ‖ target) at the last token with this feature patched by itself, minus that without any "
         "patch; negative = it brings the run nearer to the target",
     ),
+    "magnitude": st.column_config.NumberColumn("size", format="%.3g", width=60, help="mean norm of its edit"),
+    "at": st.column_config.TextColumn("most at", help="position and token of the target", width=100),
+    "base": st.column_config.NumberColumn("base", format="%.3f", help="activation there in the base"),
+    "target": st.column_config.NumberColumn("target", format="%.3f", help="activation there in the target"),
+    "n_positions": st.column_config.NumberColumn("positions", help="positions on which the two runs differ"),
 }  # fmt: skip
 
 
@@ -114,7 +115,8 @@ def by_position(found: Reading, result: Patched) -> int:
     position = links.read("position", options[-1], int, options)
     key = f"gap-{position}"
     drawn = figures.gap_by_position(result.before, result.after, found.target.tokens, position, state.colours())
-    show_plot("Distance to the target run, token by token", drawn, key, on_select=lambda: _bar_clicked(key))
+    width = tokens_width(len(found.target.tokens), SCALE_WIDTH)
+    show_plot("Distance to the target run, token by token", drawn, key, None, lambda: _bar_clicked(key), width)
     return position
 
 
@@ -183,4 +185,5 @@ def features(run: RunStore, found: Reading, result: Patched) -> None:
     first = list(dict.fromkeys([*found.order[:SHOWN_FEATURES], *result.features]))[: 2 * SHOWN_FEATURES]
     values, chosen = live_patching.changes(found, first), [f in result.features for f in first]
     drawn = figures.changes(values, [named[f] for f in first], found.target.tokens, chosen, state.colours())
-    show_plot("Where they differ", drawn, "changes")
+    width = tokens_width(len(found.target.tokens), NAMES_WIDTH)
+    show_plot("Where they differ", drawn, "changes", least_width=width)

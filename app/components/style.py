@@ -11,12 +11,16 @@ _MONO = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono','Liberati
 def style_sheet(colours: Palette) -> str:
     """CSS of the components, to be shown once on each page by main."""
     line = f"color-mix(in srgb, {colours.muted} 45%, transparent)"
+    # What scrolls sideways fades at its right edge until its end is reached. Streamlit's tables can only be shaded:
+    # .dvn-scroller lies over their canvas. Browsers that cannot tie an animation to scrolling show neither.
     faint = f"color-mix(in srgb, {colours.muted} 16%, transparent)"
     return f"""<style>
 [data-testid="stMainBlockContainer"] {{padding:2.6rem 3rem 3rem}}
 @media (max-width:{STACK_BELOW}px) {{
  [class*="st-key-stack"] [data-testid="stHorizontalBlock"] {{row-gap:1.2rem}}
- [class*="st-key-stack"] [data-testid="stColumn"] {{min-width:100%;flex-basis:100%}}}}
+ [class*="st-key-stack"] [data-testid="stColumn"] {{min-width:100%;flex-basis:100%}}
+ [class*="st-key-stack"] [data-testid="stColumn"]:not(:has([data-testid="stElementContainer"])) {{display:none}}
+ .sae-table th,.sae-table td {{padding-right:.55rem}}}}
 @media (max-width:900px) {{[data-testid="stMainBlockContainer"] {{padding:3.2rem 1.2rem 2rem}}}}
 .sae-tokens {{font-family:{_MONO};font-size:.86rem;line-height:1.75;overflow-wrap:anywhere;white-space:pre-wrap}}
 .sae-token {{font-family:{_MONO};white-space:pre-wrap;padding:.1em .06em;border-radius:3px;color:inherit;
@@ -35,7 +39,7 @@ a.sae-token:hover {{outline:1px solid {colours.chosen}}}
 .sae-error span:nth-child(odd) {{font-weight:600}}
 .sae-heading {{font-size:1.6rem;font-weight:650;margin:0;padding:0;overflow-wrap:anywhere}}
 .sae-label {{font-weight:400;opacity:.8;margin-left:.4rem}}
-.sae-note {{opacity:.75;font-size:.87rem;margin:0}}
+.sae-note {{opacity:.75;font-size:.87rem;margin:0;overflow-wrap:anywhere}}
 .sae-badge {{display:inline-block;font-size:.78rem;padding:.08rem .5rem;border:1px solid {line};border-radius:99px;
  margin-right:.35rem;white-space:nowrap}}
 .sae-facts {{display:grid;grid-template-columns:minmax(6rem,max-content) minmax(9rem,1fr);gap:.2rem 1.2rem;
@@ -65,11 +69,17 @@ a.sae-card:hover,a.sae-card:focus-visible {{border-color:{colours.chosen}}}
 .sae-claim-sides span:nth-child(odd) {{opacity:.7}}
 @media (max-width:{STACK_BELOW}px) {{.sae-claim-head {{grid-template-columns:1fr}}
  .sae-claim-sides {{grid-template-columns:4.6rem 1fr}}}}
+[class*="st-key-wide"] {{overflow-x:auto}}
+@keyframes sae-more {{from {{box-shadow:inset -18px 0 16px -14px {colours.clean}}} 95%,to {{box-shadow:none}}}}
+@keyframes sae-fade {{from,95% {{mask-image:linear-gradient(to left,transparent,#000 2.2rem)}} to {{mask-image:none}}}}
+.dvn-scroller {{animation:sae-more linear both;animation-timeline:scroll(self inline)}}
+.sae-table,[class*="st-key-wide"] {{animation:sae-fade linear both;animation-timeline:scroll(self inline)}}
 .sae-table {{overflow-x:auto;font-size:.92rem}}
 .sae-table table {{width:100%;border-collapse:collapse}}
-.sae-table th {{text-align:left;font-weight:600;opacity:.75;white-space:nowrap}}
+.sae-table th {{text-align:left;font-weight:600;opacity:.75}}
 .sae-table th,.sae-table td {{padding:.35rem .9rem .35rem 0;border-bottom:1px solid {line};vertical-align:top}}
-.sae-table .sae-number {{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}}
+.sae-table .sae-number {{text-align:right;font-variant-numeric:tabular-nums}}
+.sae-table td.sae-number {{white-space:nowrap}}
 .sae-table a {{color:{colours.chosen};white-space:nowrap}}
 @media (max-width:640px) {{.sae-context {{grid-template-columns:1fr;gap:.1rem}} .sae-context-side {{text-align:left}}}}
 @media (max-width:1000px) {{.st-key-live [data-testid="stHorizontalBlock"] {{flex-wrap:wrap;row-gap:1.2rem}}

@@ -16,11 +16,11 @@ def feature_columns(colours: Palette) -> dict[str, Any]:
     config = st.column_config
     return {
         "feature": config.NumberColumn("Feature", format="%d", help=explain("features", "feature"), width=65),
-        "name": config.TextColumn("Label", help=LABEL_HELP, width=200),
+        "name": config.TextColumn("Label", help=LABEL_HELP, width=175),
         "sparkline": config.BarChartColumn(
             "Activations", y_min=0, color=colours.activation, width=95, help=explain("features", "sparkline")
         ),
-        "top_tokens": config.ListColumn("Top tokens", help=explain("features", "top_tokens"), width=265),
+        "top_tokens": config.ListColumn("Top tokens", help=explain("features", "top_tokens"), width=245),
         "density": config.NumberColumn("Density (%)", format="%.3g", help=explain("features", "density")),
         "max_activation": config.NumberColumn("Maximum", format="%.3g", help=explain("features", "max_activation")),
         "mean_active": config.NumberColumn("Mean active", format="%.3g", help=explain("features", "mean_active")),
@@ -33,7 +33,7 @@ def edge_columns(other: str) -> dict[str, Any]:
     """Column settings for causal edges; `other` titles the column of the feature at the other end."""
     config = st.column_config
     return {
-        "name": config.TextColumn(other, width="medium"),
+        "name": config.TextColumn(other, width=240),
         "relative_drop": config.NumberColumn(
             "Relative drop", format="%+.3f", help=explain("causal_edges", "relative_drop")
         ),

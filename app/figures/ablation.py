@@ -25,7 +25,7 @@ def kl_by_position(kl: np.ndarray, tokens: Sequence[str], chosen: int, colours: 
         textposition="none",
         hovertemplate="after %{text} · position %{x}<br>KL %{y:.4f} nats<extra></extra>",
     )
-    figure = go.Figure(bars, go.Layout(height=230, margin=MARGIN, clickmode="event+select", bargap=0.15))
+    figure = go.Figure(bars, go.Layout(height=270, margin=MARGIN, clickmode="event+select", bargap=0.15))
     figure.update_layout(dragmode=False)
     figure.update_xaxes(**numbered(tokens), title="the edited model has read up to this token")
     figure.update_yaxes(title="KL, nats", rangemode="tozero")

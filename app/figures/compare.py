@@ -95,7 +95,7 @@ def _points(part: pd.DataFrame, name: str, colour: str, size: int) -> go.Scatter
 
 
 def score_means(frame: pd.DataFrame, chosen: Sequence[str], colours: Palette) -> tuple[go.Figure, str]:
-    """Mean score by explainer and scheme with its 95 % interval.
+    """Mean score by explainer and scheme with its 95% interval.
 
     frame: id, explainer, scheme, mean, lower, upper (NaN for fewer than two features), n, n_skipped.
     """

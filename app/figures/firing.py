@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from app.figures.axes import MARGIN, ROW_HEIGHT, numbered, safe
+from app.figures.axes import KEY_ABOVE, MARGIN, ROW_HEIGHT, numbered, safe
 from app.palette import Palette, mix
 
 GRID_FEATURES = 24
@@ -73,7 +73,7 @@ def _cells(shown: pd.DataFrame, rows: list[int], n_tokens: int, colours: Palette
         zmin=0,
         xgap=1,
         ygap=1,
-        colorbar={"title": {"text": "activation", "side": "right"}, "thickness": 10, "outlinewidth": 0},
+        colorbar={**KEY_ABOVE, "title": {"text": "activation", "side": "top", "font": {"size": 12}}},
         hoverinfo="skip",
     )
 
@@ -99,5 +99,5 @@ def _click_targets(shown: pd.DataFrame, rows: list[int], tokens: Sequence[str], 
 
 
 def _layout(n_rows: int) -> go.Layout:
-    height = 130 + ROW_HEIGHT * max(n_rows, 3)
+    height = 160 + ROW_HEIGHT * max(n_rows, 3)
     return go.Layout(height=height, margin=MARGIN, clickmode="event+select", dragmode=False)

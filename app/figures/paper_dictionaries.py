@@ -155,9 +155,12 @@ def _alive_lines(part: pd.DataFrame, kind: str, ratios: Sequence[float], colours
 
 
 def _zero(part: pd.DataFrame) -> float:
-    """Where alpha 0 is drawn on the logarithmic axis: below the smallest alpha there is (the authors do the same)."""
+    """Where alpha 0 is drawn on the logarithmic axis: below the smallest alpha there is (the authors do the same).
+
+    Far enough that the two ticks do not run into each other in a narrow panel.
+    """
     priced = part.loc[part["alpha"] > 0, "alpha"]
-    return float(priced.min()) / 2.5 if len(priced) else 1e-4
+    return float(priced.min()) / 4 if len(priced) else 1e-4
 
 
 def _alpha_axis(part: pd.DataFrame) -> dict[str, object]:

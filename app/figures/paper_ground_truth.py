@@ -87,7 +87,7 @@ def f1_by_layer(figure: go.Figure) -> tuple[go.Figure, str]:
     )
     return figure, (
         "Higher: for a known property of tokens, some feature of the dictionary tells better which tokens have it. "
-        "Bars: 95 % interval of the mean over factor values, 1.96 sd / √n."
+        "Bars: 95% interval of the mean over factor values, 1.96 sd / √n."
     )
 
 
@@ -115,7 +115,7 @@ def f1_dots(frame: pd.DataFrame, colours: Palette) -> tuple[go.Figure, str]:
     figure.update_xaxes(title="F1 on the second half of the labelled text", range=[0, 1.02])
     figure.update_layout(legend=LEGEND, hovermode="closest")
     return figure, (
-        "Further right is better. Bars are 95 % intervals; the grey stroke is what answering yes for every token would "
+        "Further right is better. Bars are 95% intervals; the grey stroke is what answering yes for every token would "
         "give. Feature, sign and threshold were chosen on the first half of the text."
     )
 

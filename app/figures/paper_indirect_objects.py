@@ -54,7 +54,7 @@ def patching_layers(frame: pd.DataFrame, axis: str, colours: Palette) -> tuple[g
     for place, layer in enumerate(layers):
         cell, part = (place // columns + 1, place % columns + 1), frame[frame["layer"] == layer]
         _draw(figure, part, axis, cell, colours, legend=True, shown=shown)
-        _x_axis(figure, part, axis, cell, titled=place >= len(layers) - columns)
+        _x_axis(figure, part, axis, cell, titled=place >= len(layers) - columns, counts=COUNTS[::2])
         figure.update_yaxes(title="KL, nats" if cell[1] == 1 else None, row=cell[0], col=cell[1])
     return _finished(figure, 70 + 230 * rows), _sentence(frame, f"One panel a layer, by {AXES[axis]}")
 
@@ -112,7 +112,7 @@ def _line(part: pd.DataFrame, name: str, axis: str, look: dict[str, str]) -> go.
         customdata=part[columns].to_numpy(dtype=object),
         hovertemplate=(
             f"<b>{name}</b><br>%{{customdata[0]}} of %{{customdata[1]}} differing features patched "
-            "(the dictionary has %{customdata[2]:,})<br>KL %{y:.3g} nats (95 %: %{customdata[3]:.3g} to "
+            "(the dictionary has %{customdata[2]:,})<br>KL %{y:.3g} nats (95%: %{customdata[3]:.3g} to "
             "%{customdata[4]:.3g}, n = %{customdata[5]} pairs)<br>mean edit magnitude %{customdata[6]:.3g}"
             "<br>%{customdata[7]}<extra></extra>"
         ),
@@ -143,10 +143,13 @@ def _floor(part: pd.DataFrame, axis: str, look: dict[str, str]) -> go.Scatter:
     )  # fmt: skip
 
 
-def _x_axis(figure: go.Figure, frame: pd.DataFrame, axis: str, cell: tuple[int, int], titled: bool) -> None:
+def _x_axis(
+    figure: go.Figure, frame: pd.DataFrame, axis: str, cell: tuple[int, int], titled: bool,
+    counts: Sequence[int] = COUNTS,
+) -> None:  # fmt: skip
     settings: dict = {"title": AXES[axis] if titled else None}
     if axis == "features":
-        ticks = [n for n in COUNTS if n <= frame["n_patched"].max()]
+        ticks = [n for n in counts if n <= frame["n_patched"].max()]
         settings |= {"type": "log", "tickvals": [NONE_AT, *ticks], "ticktext": ["0", *map(str, ticks)], "tickangle": 0}
     figure.update_xaxes(**settings, row=cell[0], col=cell[1])
 
@@ -163,5 +166,5 @@ def _finished(figure: go.Figure, height: int) -> go.Figure:
 def _sentence(frame: pd.DataFrame, panels: str) -> str:
     return (
         f"{panels}. Lower and further left is better: fewer or smaller edits bring the run nearer to its target. "
-        f"Bands: 95 % interval over {int(frame['n_pairs'].min())} pairs. Dotted: the floor, all features patched."
+        f"Bands: 95% interval over {int(frame['n_pairs'].min())} pairs. Dotted: the floor, all features patched."
     )

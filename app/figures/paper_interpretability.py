@@ -14,7 +14,7 @@ from sae_core.results import kind_name
 LEGEND = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0, "title": None}
 SPREAD = 0.36
 STRIP_POINTS = 1500
-HOW = "Bars: 95 % interval of the mean, 1.96 sd / √n. Click a name in the legend to hide or show it."
+HOW = "Bars: 95% interval of the mean, 1.96 sd / √n. Click a name in the legend to hide or show it."
 
 
 def means_by_layer(frame: pd.DataFrame, colours: Palette, scheme: str) -> tuple[go.Figure, str]:
@@ -104,7 +104,7 @@ def score_strip(frame: pd.DataFrame, averages: pd.DataFrame, colours: Palette, s
     )
     figure.update_yaxes(title="score (Pearson r)")
     sentence = (
-        "Each point is a feature, its place within a column is random; the bar is the mean with its 95 % interval. "
+        "Each point is a feature, its place within a column is random; the bar is the mean with its 95% interval. "
         "Hover for the explanation; click a point to open the feature."
     )
     return figure, sentence
@@ -154,7 +154,7 @@ def correlations(frame: pd.DataFrame, paper: dict[str, tuple[float, ...]], colou
     figure.add_vline(x=0, line={"width": 1, "color": colours.muted})
     figure.update_xaxes(title="Pearson correlation of the moment and the score, over features")
     figure.update_yaxes(autorange="reversed", title=None)
-    return figure, "Right of the line: features with more of it score higher. Bars: 95 %, features resampled."
+    return figure, "Right of the line: features with more of it score higher. Bars: 95%, features resampled."
 
 
 def detection_means(frame: pd.DataFrame, colours: Palette) -> tuple[go.Figure, str]:

@@ -38,7 +38,7 @@ def by_layer(frame: pd.DataFrame, measure: str, colours: Palette) -> tuple[go.Fi
     frame: `all_metrics` of one dictionary a layer. measure: a key of MEASURES.
     """
     frame = frame.sort_values("layer")
-    figure = make_subplots(rows=1, cols=2, column_widths=[0.6, 0.4], horizontal_spacing=0.16)
+    figure = make_subplots(rows=1, cols=2, column_widths=[0.6, 0.4], horizontal_spacing=0.2)
     values = {name: levels(frame, measure, name) for name in ("clean", "spliced", "zero")}
     looks = {
         "clean": ("untouched", {"color": colours.clean, "symbol": "line-ew-open", "size": 16, "line": {"width": 2.5}}),

@@ -27,7 +27,7 @@ def found_again(layers: pd.DataFrame, colours: Palette) -> tuple[go.Figure, str]
     figure.update_yaxes(title="share found again", tickformat=".0%", range=[0, 1.02])
     return figure, (
         "A live feature counts as found again if its one-to-one match in a dictionary trained with another seed has a "
-        f"cosine above {FOUND_AGAIN}. Whiskers: Wilson's 95 % interval over features of this one pair of seeds."
+        f"cosine above {FOUND_AGAIN}. Whiskers: Wilson's 95% interval over features of this one pair of seeds."
     )
 
 
@@ -60,7 +60,7 @@ def against_fifths(fifths: pd.DataFrame, what: str, colours: Palette) -> tuple[g
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"})
     return figure, (
         f"Live features, ordered by {what} and cut into five equal parts. A rising line: those with more of it are "
-        "found again more closely. Bars: 95 % intervals."
+        "found again more closely. Bars: 95% intervals."
     )
 
 

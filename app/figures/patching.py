@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from app.figures import kinds
-from app.figures.axes import MARGIN, ROW_HEIGHT, numbered, safe
+from app.figures.axes import KEY_ABOVE, MARGIN, ROW_HEIGHT, numbered, safe
 from app.figures.paper_indirect_objects import COUNTS, NONE_AT
 from app.palette import Palette
 
@@ -103,7 +103,7 @@ def gap_by_position(
     positions = list(range(len(tokens)))
     text = [safe(t) for t in tokens]
     edges = [colours.text if p == chosen else "rgba(0,0,0,0)" for p in positions]
-    figure = go.Figure(layout=go.Layout(height=270, margin={**MARGIN, "t": 34}, legend=LEGEND, bargap=0.2))
+    figure = go.Figure(layout=go.Layout(height=310, margin={**MARGIN, "t": 34}, legend=LEGEND, bargap=0.2))
     figure.add_bar(
         x=positions, y=after.tolist(), name="patched", unselected={"marker": {"opacity": 1}}, text=text,
         textposition="none", marker={"color": colours.edited, "line": {"color": edges, "width": 2.5}},
@@ -166,9 +166,9 @@ def changes(
         colorscale=[[0, colours.lowered], [0.5, colours.background], [1, colours.raised]], zmin=-most, zmax=most,
         customdata=[[f"{label}<br>{safe(t)} · position {p}" for p, t in enumerate(tokens)] for label in labels],
         hovertemplate="%{customdata}<br>change %{z:+.3f}<extra></extra>", hoverongaps=False,
-        colorbar={"title": {"text": "target − base", "side": "right"}, "thickness": 10, "outlinewidth": 0},
+        colorbar={**KEY_ABOVE, "title": {"text": "activation, target − base", "side": "top", "font": {"size": 12}}},
     )  # fmt: skip
-    figure = go.Figure(heat, go.Layout(height=130 + ROW_HEIGHT * max(len(rows), 3), margin=MARGIN, dragmode=False))
+    figure = go.Figure(heat, go.Layout(height=160 + ROW_HEIGHT * max(len(rows), 3), margin=MARGIN, dragmode=False))
     figure.update_xaxes(**numbered(tokens), title="token of the target, with its position", showgrid=False)
     figure.update_yaxes(tickvals=rows, ticktext=labels, range=[len(rows) - 0.5, -0.5], showgrid=False)
     sentence = (

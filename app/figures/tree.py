@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from app.figures.axes import MARGIN, safe
-from app.palette import Palette
+from app.palette import Palette, rgba
 
-LABEL_LENGTH = 23
-LABEL_WIDTH = 165  # pixels of the longest label, outside of the first and last layer on a screen of any width
+LABEL_LENGTH = 16
+LABEL_WIDTH = 120  # pixels of the longest line, outside of the first and last layer on a screen of any width
+LAYER_WIDTH = 100  # pixels between layers, so that labels over neighbouring nodes do not touch
+LABEL_SIZE = 11
 LEGEND_HEIGHT = 48  # two lines
 ROW = 46
 DASHES = {"": "solid", "both": "solid", "live only": "dash", "stored only": "dot"}
@@ -57,6 +61,7 @@ def causal_tree(nodes: pd.DataFrame, links: pd.DataFrame, colours: Palette) -> t
     figure.add_trace(_node_trace(placed, colours))
     for trace in _legend(links, colours):
         figure.add_trace(trace)
+    figure.update_layout(annotations=_inner_labels(placed, colours))
     return figure, _sentence(placed, links)
 
 
@@ -116,11 +121,12 @@ def _node_trace(placed: pd.DataFrame, colours: Palette) -> go.Scatter:
         y=placed["y"].tolist(),
         mode="markers+text",
         text=[
-            f"<b>{safe(n, LABEL_LENGTH)}</b>" if r else safe(n, LABEL_LENGTH)
-            for n, r in zip(placed["name"], root, strict=True)
+            "" if inner else _label(name, at_root)
+            for name, at_root, inner in zip(placed["name"], root, _is_inner(placed), strict=True)
         ],
-        textposition=[_label_side(x, placed["x"]) for x in placed["x"]],
-        textfont={"size": 12, "color": colours.text},
+        textposition=["middle right" if x == placed["x"].max() else "middle left" for x in placed["x"]],
+        textfont={"size": LABEL_SIZE, "color": colours.text},
+        hovertext=[safe(name, 120) for name in placed["name"]],
         cliponaxis=False,
         marker={
             "size": [18 if r else 13 for r in root],
@@ -129,16 +135,40 @@ def _node_trace(placed: pd.DataFrame, colours: Palette) -> go.Scatter:
             "line": {"color": colours.text, "width": [2 if r else 0 for r in root]},
         },
         customdata=[[d, int(f)] for d, f in zip(placed["dictionary"], placed["feature"], strict=True)],
-        hovertemplate="%{customdata[0]}<br>feature %{customdata[1]}<br>%{text}<extra>click to walk here</extra>",
+        hovertemplate="%{customdata[0]}<br>feature %{customdata[1]}<br>%{hovertext}<extra>click to walk here</extra>",
         selected={"marker": {"opacity": 1}},
         unselected={"marker": {"opacity": 1}},
         showlegend=False,
     )
 
 
-def _label_side(x: float, all_x: pd.Series) -> str:
-    """Outside of the first and last layer, above the nodes of those between."""
-    return "middle right" if x == all_x.max() else "middle left" if x == all_x.min() else "top center"
+def _is_inner(placed: pd.DataFrame) -> pd.Series:
+    """Nodes between the first and last layer: their labels stand above them, those of the others outside."""
+    return placed["x"].between(placed["x"].min(), placed["x"].max(), inclusive="neither")
+
+
+def _inner_labels(placed: pd.DataFrame, colours: Palette) -> list[dict]:
+    """Labels above the inner nodes, on the colour of the page so that an edge behind them does not strike them out."""
+    return [
+        {
+            "x": float(x), "y": float(y), "text": _label(name), "showarrow": False, "yanchor": "bottom", "yshift": 8,
+            "font": {"size": LABEL_SIZE, "color": colours.text}, "bgcolor": rgba(colours.background, 0.85),
+            "borderpad": 1,
+        }
+        for x, y, name in placed.loc[_is_inner(placed), ["x", "y", "name"]].itertuples(index=False)
+    ]  # fmt: skip
+
+
+def _label(name: str, bold: bool = False) -> str:
+    """`L2 #12` over what it is about, each line cut; other names in one line."""
+    parts = re.fullmatch(r"(.*?#\d+) +(.+)", name, re.DOTALL)
+    text = "<br>".join(safe(part, LABEL_LENGTH) for part in (parts.groups() if parts else [name]))
+    return f"<b>{text}</b>" if bold else text
+
+
+def least_width(nodes: pd.DataFrame) -> int:
+    """Pixels below which labels of neighbouring layers would overlap. nodes: layer."""
+    return 2 * LABEL_WIDTH + LAYER_WIDTH * (nodes["layer"].nunique() - 1)
 
 
 def _legend(links: pd.DataFrame, colours: Palette) -> list[go.Scatter]:

@@ -67,6 +67,6 @@ SECTIONS = {
         Section("Case studies", "Sec. 5, App. D", "case_studies"),
         Section("Reconstruction", "Sec. 6.2", "reconstruction"),
         Section("Ground truth", "Sec. 2, later work", "ground_truth"),
-        Section("Stability", "later work", "stability"),
+        Section("Stability", "Later work", "stability"),
     )
 }

@@ -78,7 +78,7 @@ def strong_activations(histogram: pd.DataFrame) -> Claim:
     )
     return Claim(
         "The stronger the feature, the more it is about apostrophes, and when strong about nothing else.",
-        "58 % of 1,590 activations, 94 % of those above 20 % of the maximum, 99 % above half (Pythia-70M, layer 4).",
+        "58% of 1,590 activations, 94% of those above 20% of the maximum, 99% above half (Pythia-70M, layer 4).",
         f"Of all activations {share_of(*over_all)}; above half of the maximum {share_of(*strong)}. All table tokens.",
         verdict,
         reason,
@@ -91,7 +91,7 @@ def next_token(drops: pd.DataFrame, token: str = "s") -> Claim:
     drops: rows of `next_token_drops` of one feature at all positions.
     """
     says = f"Removing the feature mainly lowers the prediction of a following `{token}`."
-    paper = f"Of 587 drops above {DROP_THRESHOLD} nats 527 are of `s` (90 %)."
+    paper = f"Of 587 drops above {DROP_THRESHOLD} nats 527 are of `s` (90%)."
     hits, n = among(drops, lambda found: found == token)
     if n < FEWEST:
         return Claim(says, paper, share_of(hits, n), OPEN, f"Fewer than {FEWEST} positions drop by that much.")

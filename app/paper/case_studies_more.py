@@ -9,7 +9,7 @@ from app import links, state, trees
 from app.components import layout, plots
 from app.components.feature_related import open_row
 from app.figures import paper_case_studies as figures
-from app.figures.tree import causal_tree
+from app.figures.tree import causal_tree, least_width
 from app.glossary import explain
 from app.paper import AS_PUBLISHED
 from app.paper import case_studies_more_claims as judge
@@ -58,7 +58,7 @@ def show_found(run: RunStore, text: str) -> None:
     found = found.assign(kept=~found["dense"] & ((~found["dense"]).cumsum() <= KEPT))
     config = st.column_config
     columns = {
-        "name": config.TextColumn("Feature", width="large"),
+        "name": config.TextColumn("Feature", width=240),
         "activation": config.NumberColumn("Activation", format="%.3f"),
         "share": config.ProgressColumn("Of its maximum", format="percent", min_value=0, max_value=1),
         "density": config.NumberColumn("Density", format="percent", help=explain("features", "density")),
@@ -132,7 +132,8 @@ def figure_5(run: RunStore, setting: str) -> None:
         plots.note(trees.why_empty(run, entry, own, GROWTH.threshold))
     else:
         key = f"tree-{entry.id}-{feature}"
-        plots.show_plot("", causal_tree(nodes, edges, state.colours()), key, on_select=lambda: None)
+        width = least_width(nodes)
+        plots.show_plot("", causal_tree(nodes, edges, state.colours()), key, None, lambda: None, width)
         point = plots.clicked(key)
         if point and point.get("customdata"):
             dictionary, chosen = point["customdata"]

@@ -49,7 +49,7 @@ def strongest_cause(edges: pd.DataFrame) -> Claim:
     """Fig. 5: one parent takes most of the root with it. edges: into the root, columns of `causal_edges`."""
     edges = edges[edges["parent"] >= 0].sort_values("relative_drop", ascending=False)
     says = "Removing one feature of the layer before takes away most of the root."
-    paper = "71 % by the strongest parent, then 6 % and 5 % (means of 20 contexts)."
+    paper = "71% by the strongest parent, then 6% and 5% (means of 20 contexts)."
     if edges.empty:
         return Claim(says, paper, "No edge was measured.", OPEN, "The root has no measured parents.")
     first = edges.iloc[0]
@@ -59,7 +59,7 @@ def strongest_cause(edges: pd.DataFrame) -> Claim:
     return Claim(
         says,
         paper,
-        f"{percent(first['relative_drop'])} (95 % interval {percent(max(0, lower))} to "
+        f"{percent(first['relative_drop'])} (95% interval {percent(max(0, lower))} to "
         f"{percent(first['relative_drop'] + half)}, n = {int(first['n_contexts'])} contexts) by feature "
         f"{int(first['parent'])}" + (f", then {then}." if then else "."),
         HOLDS if lower > MAJORITY else PARTLY if first["relative_drop"] > MAJORITY else FAILS,

@@ -202,23 +202,23 @@ def show_table(run: RunStore, setting: str) -> None:
         "id": config.TextColumn(
             "Dictionary", width=235, help="behind the rest, seed1: another seed; published; t300k: so many tokens"
         ),
-        "kind": config.TextColumn("Kind", width=105),
+        "l0": config.NumberColumn("L0", format="%.1f", help=explain("metrics", "l0")),
+        "fvu": config.NumberColumn("FVU", format="%.3f", help=explain("metrics", "fvu")),
+        "ce_recovered": config.NumberColumn("CE rec. (%)", format="%.1f", help=explain("metrics", "ce_recovered")),
+        "n_alive": config.NumberColumn("Alive", format="localized", help=explain("metrics", "n_alive")),
+        "kind": config.TextColumn("Kind", width=130),
         "layer": config.NumberColumn("Layer", format="%d"),
         "site": config.TextColumn("Site", help=TERMS["site"]),
         "ratio": config.NumberColumn("R", format="%g", help=TERMS["ratio"]),
         "alpha": config.NumberColumn("Alpha", format="%.2g", help=plain(TERMS["alpha"])),
         "k": config.NumberColumn("k", format="%d", help="active features a token that it was trained to, or keeps"),
-        "l0": config.NumberColumn("L0", format="%.1f", help=explain("metrics", "l0")),
-        "fvu": config.NumberColumn("FVU", format="%.3f", help=explain("metrics", "fvu")),
-        "ce_recovered": config.NumberColumn("CE rec. (%)", format="%.1f", help=explain("metrics", "ce_recovered")),
-        "n_alive": config.NumberColumn("Alive", format="localized", help=explain("metrics", "n_alive")),
         "n_features": config.NumberColumn("Features", format="localized"),
         "train_tokens": config.NumberColumn("Trained on", format="localized", help=explain("metrics", "train_tokens")),
         "n_tokens": config.NumberColumn("Held-out tokens", format="localized"),
     }  # fmt: skip
     st.dataframe(
         shown, column_order=list(columns), column_config=columns, hide_index=True, key="all_dictionaries",
-        height=420, on_select="rerun", selection_mode="single-row",
+        height=420, placeholder="", on_select="rerun", selection_mode="single-row",
     )  # fmt: skip
     plots.note(f"{count(len(shown))} dictionaries. Click a column to sort by it; choose a row to browse its features.")
     text = frame.drop(columns="training").to_csv(index=False)

@@ -97,12 +97,12 @@ def feature_table(run: RunStore, here: pd.DataFrame) -> None:
     columns = {
         "factor": config.TextColumn("Factor"),
         "value": config.TextColumn("Value"),
-        "name": config.TextColumn("SAE feature", width="medium"),
+        "name": config.TextColumn("SAE feature", width=190),
         "f1": config.NumberColumn("F1", format="%.3f", help=explain("factors", "f1")),
-        "lower": config.NumberColumn("from", format="%.3f", help=explain("factors", "lower")),
-        "upper": config.NumberColumn("to", format="%.3f", help=explain("factors", "upper")),
         "other": config.TextColumn("Best other"),
         "other_f1": config.NumberColumn("its F1", format="%.3f"),
+        "lower": config.NumberColumn("F1 from", format="%.3f", help=explain("factors", "lower")),
+        "upper": config.NumberColumn("to", format="%.3f", help=explain("factors", "upper")),
         "n_positives": config.NumberColumn("Tokens", format="localized", help=explain("factors", "n_positives")),
     }
     st.dataframe(

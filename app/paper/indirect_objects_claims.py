@@ -1,6 +1,6 @@
 """What Section 4 of the paper claims of patching, judged on curves: pure functions from a frame to Claims.
 
-Rule. A curve reaches a level (half, a quarter of the unpatched KL) at its first point at or below it. Its 95 % band
+Rule. A curve reaches a level (half, a quarter of the unpatched KL) at its first point at or below it. Its 95% band
 reaches it earlier (lower end) and later (upper end): the range of that reading. Of two curves one is clearly ahead if
 its range ends before the other's begins; one that never gets there, because its floor lies above, is behind one that
 does. The bands resample the same pairs, so this is stricter than a paired test. Every alpha above 0 is a case of its
@@ -32,7 +32,7 @@ PAPER_PRICE = "0.10, 0.31 and 1.02"
 
 @dataclass(frozen=True)
 class Reach:
-    """What a curve needs to reach a level, and the range its 95 % band allows; infinite where it never gets there."""
+    """What a curve needs to reach a level, and the range its 95% band allows; infinite where it never gets there."""
 
     value: float
     low: float
@@ -142,7 +142,7 @@ def _levels(
     never = sum(case.never for case in cases)
     floor = f" In {never} the SAE never gets there, because its floor lies above the level." if never else ""
     unit = f"{NEEDED[column]} to reach {' and '.join(LEVELS)} of the unpatched KL"
-    run = f"{unit} (95 % range; n = {pairs_of(frame)} pairs).\n{_told(cases)}."
+    run = f"{unit} (95% range; n = {pairs_of(frame)} pairs).\n{_told(cases)}."
     return Claim(says, PAPER, run, verdict, reason + floor)
 
 

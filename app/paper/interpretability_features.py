@@ -44,7 +44,7 @@ def table_1(run: RunStore, setting: str) -> None:
         raise MissingTable(f"scores of an SAE in layer {layer}", "none", f"Make them: {command(run, 'rules')}")
     id = ours["id"].iloc[0]
     rows = five(asked.of(id, asked.scheme), setting, run.manifest.spec.seed)
-    head = ("Feature", "Explanation", "Score", "95 % interval")
+    head = ("Feature", "Explanation", "Score", "95% interval")
     show_table(head, [_row(run, id, row) for row in rows.to_dict("records")], numbers=(2, 3))
     how = "the first five" if setting == AS_PUBLISHED else "five drawn with the run's seed among those scored"
     plots.note(

@@ -94,7 +94,7 @@ def _distance(values: pd.Series, target: pd.Series) -> pd.Series:
 
 
 def means(scores: pd.DataFrame, chosen: pd.DataFrame, scheme: str) -> pd.DataFrame:
-    """`chosen` with the mean score of each dictionary, its 95 % interval, features counted and features skipped."""
+    """`chosen` with the mean score of each dictionary, its 95% interval, features counted and features skipped."""
     here = scores[(scores["scheme"] == scheme) & scores["id"].isin(chosen["id"])]
     skipped = here["skipped"].astype(bool)
     left_out = here.loc[skipped, "id"].value_counts()

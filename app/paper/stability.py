@@ -109,7 +109,7 @@ def beside_controls(run: RunStore, setting: str) -> None:
     config = st.column_config
     columns = {
         "layer": config.NumberColumn("Layer", format="%d"),
-        "name": config.TextColumn("Dictionary", width="medium"),
+        "name": config.TextColumn("Dictionary", width=160),
         "l0": config.NumberColumn("L0", format="%.1f", help=explain("metrics", "l0")),
         "fvu": config.NumberColumn("FVU", format="%.3f", help=explain("metrics", "fvu")),
         "ce_recovered": config.NumberColumn("CE recovered (%)", format="%.1f", help=explain("metrics", "ce_recovered")),
@@ -120,7 +120,7 @@ def beside_controls(run: RunStore, setting: str) -> None:
     }
     shown["ce_recovered"] *= 100
     measured = [name for name in columns if shown[name].notna().any()]
-    st.dataframe(shown, column_order=measured, column_config=columns, hide_index=True, key="controls")
+    st.dataframe(shown, column_order=measured, column_config=columns, hide_index=True, key="controls", placeholder="")
     for kind, text in missing_controls(run, shown).items():
         plots.note(f"No {kind_name(kind)}: {text}")
     links.button("Scores of the controls, with intervals", "paper", key="to-scores", icon=":material/article:",

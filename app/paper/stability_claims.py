@@ -31,7 +31,7 @@ def mostly_the_same(live: pd.DataFrame) -> Claim:
     n = len(layers)
     return Claim(
         f"A dictionary trained with another seed has mostly the same features (matched cosine above {FOUND_AGAIN}).",
-        "No such claim. Paulo and Belrose (2025): about 30 % shared between seeds in a large dictionary of Llama 3 8B.",
+        "No such claim. Paulo and Belrose (2025): about 30% shared between seeds in a large dictionary of Llama 3 8B.",
         f"{share_of(int(live['found'].sum()), len(live))} of live features; {each}; median cosine "
         f"{live['cosine'].median():.2f}. n = 1 pair of seeds a layer."
         if n

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from plotly.subplots import make_subplots
 
-from app.components import cards
+import app
+from app.components import cards, plots
 from app.components.contexts import context_list
 from app.components.errors import error_html
-from app.components.numbers import count, digits, duration, percent
+from app.components.numbers import closed_up, count, digits, duration, mean_of, percent, share_of
 from app.components.tokens import chips, readable_on, token_strip
 from app.glossary import explain, plain
 from app.palette import DARK, LIGHT, Palette, contrast, mix
@@ -147,8 +151,39 @@ def test_digits(value: float, text: str) -> None:
 
 def test_other_numbers() -> None:
     assert count(1234567) == "1,234,567"
-    assert percent(0.00012) == "0.012 %" and percent(0.62) == "62 %"
+    assert percent(0.00012) == "0.012%" and percent(0.62) == "62%"
     assert [duration(s) for s in (9.4, 200, 3900)] == ["9.4 s", "3 min 20 s", "1 h 05 min"]
+
+
+def test_percentages_are_written_without_a_space_everywhere() -> None:
+    assert share_of(930, 1590) == "58% (930 of 1,590; 95% interval 56% to 61%)"
+    assert mean_of((0.43, 0.4, 0.46), 12) == "0.430 (95% interval 0.400 to 0.460, n = 12)"
+    assert closed_up("2.5 % point, 95 % Wilson interval; 7 %x stays") == "2.5% point, 95% Wilson interval; 7 %x stays"
+    assert "90% of its activity" in explain("features", "position_only")  # the schema writes `90 %`
+
+
+def test_no_text_of_the_app_has_a_space_before_a_percent_sign() -> None:
+    # A part of an f-string that follows a value begins with the space; %{x} is plotly's.
+    spaced = re.compile(r"(?:^|\d)\s+%{1,2}(?![\w{(])")
+    found = [
+        f"{path.name}: {node.value!r}"
+        for path in sorted(Path(app.__file__).parent.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if spaced.search(node.value) and "not `40 %`" not in node.value  # the docstring that says what is closed up
+    ]
+    assert not found
+
+
+def test_axes_are_written_in_a_colour_that_can_be_read() -> None:
+    figure = make_subplots(cols=2)
+    figure.add_heatmap(z=[[1]], row=1, col=1)
+    figure.update_xaxes(title="share")
+    plots.darken_axes(figure, LIGHT.text)
+    axes = [figure.layout[name] for name in ("xaxis", "xaxis2", "yaxis", "yaxis2")]
+    assert {axis.tickfont.color for axis in axes} == {axis.title.font.color for axis in axes} == {LIGHT.text}
+    assert figure.layout.xaxis.title.text == "share"  # what was there stays
+    assert figure.data[0].colorbar.tickfont.color == LIGHT.text and contrast(LIGHT.text, LIGHT.background) >= 4.5
 
 
 def test_tooltips_come_from_the_schemas_and_are_not_markdown() -> None:

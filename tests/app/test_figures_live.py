@@ -8,9 +8,9 @@ import pytest
 
 from app import trees
 from app.figures import ablation, tree
-from app.figures.axes import numbered, safe
+from app.figures.axes import NARROWEST, numbered, safe, tokens_width
 from app.figures.firing import firing_grid, strongest
-from app.palette import DARK, LIGHT
+from app.palette import DARK, LIGHT, rgba
 
 FIRING = pd.DataFrame({"feature": [7, 7, 9, 4], "position": [0, 2, 1, 2], "activation": [1.0, 3.0, 2.0, 0.5]})
 TOKENS = ["␣the", "<b>", "$x"]
@@ -25,6 +25,18 @@ def test_labels_are_escaped_and_cut(text: str, shown: str) -> None:
 def test_equal_tokens_keep_their_own_tick() -> None:
     ticks = numbered(["a", "a", "a"])
     assert ticks["tickvals"] == [0, 1, 2] and len(set(ticks["ticktext"])) == 3
+
+
+def test_short_sentences_have_flat_labels_and_others_slanted_ones_that_do_not_touch() -> None:
+    assert numbered(["a", "bc"])["tickangle"] == 0
+    # One long token is enough: the labels of its neighbours would run into it.
+    slanted = numbered(["a", "restaurant", *"bcdefg"])
+    assert slanted["tickangle"] == -60 and slanted["ticktext"][1] == "restaurant 1"
+    height_of_a_label = 12 * 1.3  # pixels of text of size 12
+    for n in (15, 40, 120):
+        assert (tokens_width(n, 200) - 200) / n * np.sin(np.radians(60)) > height_of_a_label
+    assert tokens_width(15, 200) < 200 + NARROWEST  # the sentences of the paper need no scrolling at 800 pixels
+    assert numbered([])["tickvals"] == []
 
 
 def test_grid_puts_each_activation_in_its_cell() -> None:
@@ -128,6 +140,26 @@ def test_tree_draws_width_by_size_and_colour_by_sign() -> None:
     nodes = next(t for t in figure.data if t.mode == "markers+text")
     assert [list(c) for c in nodes.customdata] == [["b", 1], ["a", 2], ["a", 3]]
     assert "root &lt;i&gt;" in nodes.text[0] and "+50%" in text
+
+
+def test_labels_of_inner_layers_stand_on_the_colour_of_the_page_and_the_others_outside() -> None:
+    nodes = pd.DataFrame(
+        {"dictionary": list("cba"), "feature": [1, 2, 3], "layer": [2, 1, 0], "depth": [0, 1, 2],
+         "name": ["L2 #1 <i>", "L1 #2 a label that is far too long for a line", "L0 #3"]}
+    )  # fmt: skip
+    links = pd.DataFrame(
+        {"child_dictionary": list("cb"), "child": [1, 2], "parent_dictionary": list("ba"), "parent": [2, 3],
+         "relative_drop": 0.5, "stderr": 0.0, "n_contexts": 1}
+    )  # fmt: skip
+    figure, _ = tree.causal_tree(nodes, links, DARK)
+    drawn = next(t for t in figure.data if t.mode == "markers+text")
+    assert list(drawn.text) == ["<b>L2 #1<br>&lt;i&gt;</b>", "", "L0 #3"]
+    assert list(drawn.textposition)[0] == "middle right" and drawn.textposition[2] == "middle left"
+    (inner,) = figure.layout.annotations
+    assert (inner.x, inner.text, inner.bgcolor) == (1, "L1 #2<br>a label that is…", rgba(DARK.background, 0.85))
+    assert drawn.hovertext[1].endswith("for a line")  # the whole name, on hover
+    room = figure.layout.margin.l + figure.layout.margin.r
+    assert tree.least_width(nodes) == room + 2 * tree.LAYER_WIDTH
 
 
 def test_a_root_alone_is_said() -> None:

@@ -25,7 +25,7 @@ def test_it_says_what_the_run_is(open_page: Opener, run: RunStore) -> None:
     assert len(test.dataframe[0].value) == 3
     assert [m.label for m in test.metric][:3] == ["L0", "FVU", "CE recovered"]
     metrics = run.read("metrics", run.main_dictionaries[1].id).iloc[0]
-    assert test.metric[2].value == f"{100 * metrics['ce_recovered']:.1f} %"
+    assert test.metric[2].value == f"{100 * metrics['ce_recovered']:.1f}%"
     assert len(test.get("plotly_chart")) == 2
 
 

@@ -74,7 +74,7 @@ def test_next_token(counts: dict[str, int], verdict: str) -> None:
     claim = judge.next_token(histogram(*((0, token, n) for token, n in counts.items())))
     assert claim.verdict == verdict
     if verdict == HOLDS:
-        assert "90 % (90 of 100" in claim.run and "5,000 positions" in claim.run
+        assert "90% (90 of 100" in claim.run and "5,000 positions" in claim.run
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_across_layers() -> None:
     assert judge_more.across_layers(near).verdict == HOLDS
     assert judge_more.across_layers(far).verdict == FAILS
     claim = judge_more.across_layers(pd.concat([near, far]))
-    assert claim.verdict == PARTLY and "2 of 4, 1 of 4" in claim.run and "50 % (4 of 8" in claim.run
+    assert claim.verdict == PARTLY and "2 of 4, 1 of 4" in claim.run and "50% (4 of 8" in claim.run
     assert judge_more.modal(far["cosine"].to_numpy()) == pytest.approx(0.25)
 
 

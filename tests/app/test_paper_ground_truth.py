@@ -57,7 +57,7 @@ def test_recovered(mmcs: dict, verdict: str) -> None:
     claim = judge.recovered(frames.over_seeds(toy(mmcs)))
     assert claim.verdict == verdict
     if verdict == HOLDS:
-        assert "0.970 at coefficient 1 with 100 features" in claim.run and "90 % (90 of 100" in claim.run
+        assert "0.970 at coefficient 1 with 100 features" in claim.run and "90% (90 of 100" in claim.run
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_the_section_shows_every_figure_and_claim(told: RunStore, open_page: Ope
     test = open_page("paper", section="ground_truth")
     assert_calm(test)
     assert len(test.get("plotly_chart")) == 4 and texts(test).count("class='sae-claim-head'") == 4
-    assert "above its interval at 100 %" in texts(test)
+    assert "above its interval at 100%" in texts(test)
     assert len(test.dataframe[0].value) == 4  # layer 1: the one in the middle
 
 

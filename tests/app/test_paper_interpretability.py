@@ -272,7 +272,7 @@ def test_means_by_layer_draws_what_the_frame_holds() -> None:
     assert list(figure.data[0].y) == [0.6, 0.5] and list(figure.data[0].error_y.array) == pytest.approx([0.05, 0.05])
     assert all(abs(x - layer) < 0.5 for x, layer in zip(figure.data[0].x, (0, 1), strict=True))
     assert figure.data[0].customdata[0][3] == 100 and "random-only" in figure.layout.yaxis.title.text
-    assert "95 %" in sentence
+    assert "95%" in sentence
 
 
 def test_kinds_look_the_same_everywhere() -> None:

@@ -48,7 +48,7 @@ def test_a_finished_run_has_no_banner(open_page: Opener) -> None:
 
 def test_the_banner_says_what_is_done_running_and_missing() -> None:
     lines = sentences(STATES, [mark("effects")], "runs/x", NOW)
-    assert lines[0] == "effects is being computed: effects of L2, 40 % (for 12 min 00 s)."
+    assert lines[0] == "effects is being computed: effects of L2, 40% (for 12 min 00 s)."
     assert "done: corpus, train, metrics, features, contexts" in lines[1]
     assert "effects: 120 of 2,048 features" in lines[1] and "not yet: edges, neighbours" in lines[1]
     assert lines[2] == "To go on: python -m precompute edges --run runs/x   (then neighbours)"
@@ -68,7 +68,7 @@ def test_a_running_step_is_shown_on_every_page(open_page: Opener, run: RunStore)
     (folder / "edges.json").write_text(json.dumps(mark("edges", started=now - 60, updated=now + 600).to_dict()))
     for page in WITHOUT_MODEL:
         shown = texts(open_page(page))
-        assert "edges is being computed: effects of L2, 40 %" in shown and "not yet: edges" in shown
+        assert "edges is being computed: effects of L2, 40%" in shown and "not yet: edges" in shown
 
 
 @pytest.mark.parametrize("table", OF_SYNTHETIC_RUNS)
