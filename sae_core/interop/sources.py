@@ -8,7 +8,6 @@ learned_dicts:Elriggs/pythia-70m-deduped@main//tied_residual_l2_r6/_63/learned_d
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
