@@ -25,8 +25,8 @@ def side_by_side(
 ) -> Iterator[R]:
     """work(item) of every item, in the order of the items; one after the other where `device` is no CPU.
 
-    most: pieces at once, for work that takes much memory. torch keeps no gradients in them. At most one result more than
-    there are workers waits to be taken. What `work` raises is raised here, and what was not begun is given up.
+    most: pieces at once, for work that takes much memory. torch keeps no gradients in them. At most one result more
+    than there are workers waits to be taken. What `work` raises is raised here, and what was not begun is given up.
     """
     threads = torch.get_num_threads()
     n = min(most, threads) if torch.device(device).type == "cpu" else 1
