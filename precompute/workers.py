@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
-from threadpoolctl import threadpool_limits
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -20,16 +19,14 @@ R = TypeVar("R")
 MOST_WORKERS = 4  # each holds what its piece of work needs in memory
 
 
-def side_by_side(
-    work: Callable[[T], R], items: Iterable[T], device: torch.device | str = "cpu", most: int = MOST_WORKERS
-) -> Iterator[R]:
+def side_by_side(work: Callable[[T], R], items: Iterable[T], device: torch.device | str = "cpu") -> Iterator[R]:
     """work(item) of every item, in the order of the items; one after the other where `device` is no CPU.
 
-    most: pieces at once, for work that takes much memory. torch keeps no gradients in them. At most one result more
-    than there are workers waits to be taken. What `work` raises is raised here, and what was not begun is given up.
+    torch keeps no gradients in them. At most one result more than there are workers waits to be taken. What `work`
+    raises is raised here, and what was not begun is given up.
     """
     threads = torch.get_num_threads()
-    n = min(most, threads) if torch.device(device).type == "cpu" else 1
+    n = min(MOST_WORKERS, threads) if torch.device(device).type == "cpu" else 1
     if n == 1:
         yield from map(torch.inference_mode()(work), items)
         return
@@ -37,8 +34,7 @@ def side_by_side(
     with ThreadPoolExecutor(n, initializer=torch.set_num_threads, initargs=(share,)) as pool:
         torch.set_num_threads(share)
         try:
-            with threadpool_limits(share, "blas"):  # numpy's and scikit-learn's products
-                yield from _in_order(pool, torch.inference_mode()(work), items, n)
+            yield from _in_order(pool, torch.inference_mode()(work), items, n)
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)

@@ -18,9 +18,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from precompute import train
+from precompute.activation_files import BYTES
 from precompute.common import bar, load_model, parse_layers
 from precompute.paper.reinitialised import make_reinitialised
-from precompute.workers import side_by_side
 from sae_core.activations import ActivationStream
 from sae_core.baselines import ICA_MAX_VECTORS, Linear, Moments, ica, identity, linear_spec, pca, random_directions
 from sae_core.corpus import load_windows
@@ -32,7 +32,6 @@ from sae_core.store import DictionaryEntry, RunStore
 
 STEP = "baselines"
 BATCH = 1000
-FITS_AT_ONCE = 2  # ICA holds its vectors about five times over
 FACTORS = (0.5, 1.0, 2.0)
 """Of the headline's alpha: the same alpha need not give a control the same L0, and matched L0 is what is compared."""
 
@@ -163,30 +162,20 @@ def _fit_linear(store: RunStore, kinds: Sequence[str], headlines: Sequence[Dicti
         return
     fitter = Fitter(store, load_model(store, args.device), args)
     fitter.read_moments([spec.site for spec in missing if _base(spec) == "pca"])
-    pairs = list(dict.fromkeys((spec.site, _base(spec)) for spec in missing))
-    fits = side_by_side(lambda pair: _timed(fitter, *pair), pairs, fitter.model.device, FITS_AT_ONCE)
-    for (site, base), (linear, seconds) in bar(zip(pairs, fits, strict=True), "baselines", len(pairs), "fit"):
+    pairs = dict.fromkeys((spec.site, _base(spec)) for spec in missing)
+    for site, base in bar(pairs, "baselines", unit="fit"):
         specs = [spec for spec in missing if (spec.site, _base(spec)) == (site, base)]
-        if isinstance(linear, SaeError):
-            tqdm.write(f"baselines: no {base} for {site.hook}: {linear}")
-        else:
-            _add(store, linear, seconds, specs, args)
+        try:
+            _fit(store, fitter, site, base, specs, args)
+        except SaeError as error:
+            tqdm.write(f"baselines: no {base} for {site.hook}: {error}")
 
 
-def _timed(fitter: Fitter, site: Site, base: str) -> tuple[Linear | SaeError, float]:
-    """The fit, or why there is none; and its seconds."""
+def _fit(store: RunStore, fitter: Fitter, site: Site, base: str, specs: Sequence[DictionarySpec], args: Args) -> None:
     started = time.perf_counter()
-    try:
-        found = fitter.fit(site, base)
-    except SaeError as error:
-        found = error
-    return found, round(time.perf_counter() - started, 2)
-
-
-def _add(store: RunStore, linear: Linear, seconds: float, specs: Sequence[DictionarySpec], args: Args) -> None:
-    """Keep the dictionaries that one fit makes."""
+    linear = fitter.fit(site, base)
+    seconds = round(time.perf_counter() - started, 2)
     facts = {"train_tokens": linear.facts.get("n_vectors", 0), "train_seconds": seconds, "found": linear.facts}
-    site = specs[0].site
     if linear.facts.get("converged") is False:
         tqdm.write(f"baselines: ICA for {site.hook} did not converge in {linear.facts['n_iter']} iterations")
     for spec in specs:
@@ -226,6 +215,8 @@ class Fitter:
 
     def _vectors(self, site: Site) -> Tensor:
         stream, steps = self._stream((site,), "ica")
+        needed = steps * stream.batch_size * self.model.width(site) * BYTES
+        stream = replace(stream, buffer_bytes=needed)  # one as large as usual would be filled to the end
         return torch.cat([batch[site].cpu() for batch in stream.batches(0, steps)])
 
     def _stream(self, sites: tuple[Site, ...], base: str) -> tuple[ActivationStream, int]:
