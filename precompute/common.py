@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -45,13 +44,7 @@ def parse_layers(text: str, n_layers: int) -> list[int]:
 
 
 def bar(items: Iterable[T], what: str, total: int | None = None, unit: str = "it", initial: int = 0) -> Iterator[T]:
-    """A progress bar with an estimate of the time left; pages see how far it is (sae_core.running).
-
-    Only the items where work goes on side by side (precompute.workers): whoever shares it out shows the bar.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield from items
-        return
+    """A progress bar with an estimate of the time left; pages see how far it is (sae_core.running)."""
     shown = tqdm(items, desc=what, total=total, unit=unit, initial=initial, dynamic_ncols=True, smoothing=0.1)
     for done, item in enumerate(shown, initial):
         running.tell(what, done, shown.total)

@@ -37,6 +37,7 @@ STEP = "rules"
 EXPLAINER = "rule"
 ACTIVATIONS = "activations"
 CODES_ON_DISK = 16e9
+CODES_IN_CACHE = 2e9  # so few that most of them are read and dropped before the system writes them to the disk
 ENTRY_BYTES = 6
 
 
@@ -57,21 +58,21 @@ def run(store: RunStore, args: Args) -> None:
     """Write the rows of the explainer `rule` for every dictionary that lacks them.
 
     Dictionaries with codes of at most CODES_ON_DISK bytes share a pass of the model. For more, their activations are
-    kept in files, if those fit in as much: the model is run once, and dictionaries are worked on side by side.
+    kept in files, if those fit in as much, so that the model is run once.
     """
     if args.setting == AS_PUBLISHED and args.features != ALL:
         fix = "Leave --features out: the setting says which features are scored"
         raise SpecError("all features of the setting as-published", args.features, fix)
     chosen = [store.dictionary(id) for id in args.dictionaries] or with_weights(store)
     waiting = [entry for entry in chosen if len(_left(store, entry, args)) or sides_state(store, entry) != "ready"]
-    if not waiting:
-        return
-    scorer = Scorer(store, args)
+    scorer = Scorer(store, args) if waiting else None
     with _activations(store, waiting, args) as files:
-        for entry, index, rows in _scored(scorer, waiting, files):
-            scorer.write(entry, rows)
-            make_sides(store, entry, index)
-            drop_codes(store, [entry])
+        for group in _groups(store, waiting, CODES_ON_DISK if files is None else CODES_IN_CACHE):
+            indexes = code_indexes(store, group, args.device, args.batch, files)
+            for entry in group:
+                scorer.write(entry, indexes[entry.id])
+                make_sides(store, entry, indexes[entry.id])
+                drop_codes(store, [entry])
     store.clear_scratch(STEP)
 
 
@@ -89,19 +90,13 @@ class Scorer:
         self.fitting = fitting_contexts(len(self.text.token_ids) // self.text.context)
         self.views = views(self.text, list(token_names(store)[:-1]), self.fitting, store.scratch(STEP))
 
-    def rows(self, entry: DictionaryEntry, index: CodeIndex) -> pd.DataFrame:
-        """The rows of one dictionary that are asked for and missing."""
+    def write(self, entry: DictionaryEntry, index: CodeIndex) -> None:
+        """Add the rows of one dictionary that are asked for and missing."""
         left = _left(self.store, entry, self.args)
         if not len(left):
-            return pd.DataFrame()
-        features = published(entry, index) if self.setting == AS_PUBLISHED else index.chosen(left)
-        return score_rows(self.halves(entry), bar(features, f"rules of {entry.id}", len(left), "feature"))
-
-    def write(self, entry: DictionaryEntry, rows: pd.DataFrame) -> None:
-        """Add them to its table."""
-        if not len(rows):
             return
-        left = _left(self.store, entry, self.args)
+        features = published(entry, index) if self.setting == AS_PUBLISHED else index.chosen(left)
+        rows = score_rows(self.halves(entry), bar(features, f"rules of {entry.id}", len(left), "feature"))
         add_scores(self.store, entry, EXPLAINER, rows, left, _provenance(self.store, entry))
         if rows["skipped"].all():
             print(f"{entry.id}: no feature is active often enough for a rule; all {len(rows) // 2} are skipped")
@@ -135,30 +130,10 @@ def _rows(feature: int, scored: ScoredRule, halves: Halves) -> Iterator[dict]:
         }
 
 
-def _scored(
-    scorer: Scorer, entries: Sequence[DictionaryEntry], files: ActivationFiles | None
-) -> Iterator[tuple[DictionaryEntry, CodeIndex, pd.DataFrame]]:
-    """Index and rows of each dictionary: several at a time from the files of activations, else in groups."""
-    store, args = scorer.store, scorer.args
-    if files is None:
-        for group in _groups(store, entries):
-            indexes = code_indexes(store, group, args.device, args.batch)
-            yield from ((entry, indexes[entry.id], scorer.rows(entry, indexes[entry.id])) for entry in group)
-        return
-
-    def work(entry: DictionaryEntry) -> tuple[CodeIndex, pd.DataFrame]:
-        index = code_indexes(store, [entry], args.device, args.batch, files)[entry.id]
-        return index, scorer.rows(entry, index)
-
-    found = zip(entries, side_by_side(work, entries, files.device), strict=True)
-    for entry, (index, rows) in bar(found, "rules", len(entries), "dictionary"):
-        yield entry, index, rows
-
-
 @contextmanager
 def _activations(store: RunStore, entries: Sequence[DictionaryEntry], args: Args) -> Iterator[ActivationFiles | None]:
     """The activations that the dictionaries read, where the model would have to be run more than once and they fit."""
-    if len(list(_groups(store, entries))) < 2:
+    if len(list(_groups(store, entries, CODES_ON_DISK))) < 2:
         yield None
         return
     model, text = load_model(store, args.device), table_text(store)
@@ -170,13 +145,13 @@ def _activations(store: RunStore, entries: Sequence[DictionaryEntry], args: Args
         yield files
 
 
-def _groups(store: RunStore, entries: Sequence[DictionaryEntry]) -> Iterator[list[DictionaryEntry]]:
-    """The dictionaries layer by layer, so that a pass of the model ends early, in groups that fit on the disk."""
+def _groups(store: RunStore, entries: Sequence[DictionaryEntry], most: float) -> Iterator[list[DictionaryEntry]]:
+    """The dictionaries layer by layer, so that a pass of the model ends early, in groups of at most so many bytes."""
     group: list[DictionaryEntry] = []
     taken = 0.0
     for entry in sorted(entries, key=lambda entry: entry.spec.site.layer):
         size = _active(store, entry) * store.manifest.spec.table_tokens * ENTRY_BYTES
-        if group and taken + size > CODES_ON_DISK:
+        if group and taken + size > most:
             yield group
             group, taken = [], 0.0
         group.append(entry)
