@@ -97,7 +97,7 @@ def test_numbers_are_those_of_the_tables(store: RunStore) -> None:
     id = store.headline(1).id
     feature = int(store.read("features", id)["n_active"].idxmax())
     page, row = report(store, [(id, feature)]), store.read("features", id, key=feature).iloc[0]
-    assert f"<b>{row['n_active']:,}</b><span>active tokens" in page and f"<b>{100 * row['density']:.3g} %</b>" in page
+    assert f"<b>{row['n_active']:,}</b><span>active tokens" in page and f"<b>{100 * row['density']:.3g}%</b>" in page
     assert "Over all 2,000,000 table tokens." in page
     top = store.read("contexts", id, key=feature).query("band == 'top'")
     assert page.count("<div class=ctx>") == min(10, len(top)) and page.count("class=peak") == min(10, len(top))
