@@ -34,8 +34,8 @@ class Spliceable(Protocol):
     def sites(self, ids: Tensor, sites: Sequence[Site]) -> dict[Site, Tensor]:
         """Activations [b, t, width] at each site for ids [b, t]."""
 
-    def suffix(self, resid: Tensor, layer: int) -> Tensor:
-        """Logits [b, t, d_vocab] from resid_post [b, t, d] of `layer`."""
+    def suffix(self, resid: Tensor, layer: int, positions: slice | None = None) -> Tensor:
+        """Logits [b, t | p, d_vocab] from resid_post [b, t, d] of `layer`, at `positions` or all."""
 
     def to_resid(self, delta: Tensor, site: Site) -> Tensor:
         """A change [b, t, width] at a site as the change [b, t, d] of its layer's resid_post."""
@@ -235,7 +235,7 @@ def _splice_loss(
         changed = resid if change is None else resid + model.to_resid(change, site)
         if first:
             changed = torch.cat([resid[:, :first], changed[:, first:]], dim=1)
-        logits = model.suffix(changed, layer)[:, first:-1].float()
+        logits = model.suffix(changed, layer, slice(first, -1)).float()
         return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted, reduction="sum"))
 
     return loss
