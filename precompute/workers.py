@@ -1,7 +1,7 @@
 """Independent pieces of work side by side, each with its share of the processor's threads.
 
-torch's own threads share out single operations. On small ones, and wherever numpy has its turn, they leave cores idle;
-and as they wait for each other, another program on one core slows all of them down.
+torch's own threads share out single operations. Wherever numpy has its turn they leave cores idle, and as they wait for
+each other, another program on one core slows all of them down.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ STEP = "rules"
 EXPLAINER = "rule"
 ACTIVATIONS = "activations"
 CODES_ON_DISK = 16e9
-CODES_IN_CACHE = 2e9  # so few that most of them are read and dropped before the system writes them to the disk
+CODES_IN_CACHE = 2e9  # of activations kept in files: one or a few dictionaries at a time
 ENTRY_BYTES = 6
 
 
