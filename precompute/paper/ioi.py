@@ -77,7 +77,7 @@ def run(store: RunStore, args: Args) -> None:
         fix = f"Run first: python -m precompute metrics --run {store.folder}"
         raise DictionaryError("a headline dictionary with weights", "none", fix)
     made = _made(store, args.setting, _settings(store, args))
-    waiting = [entry for entry in entries if entry.id not in made]
+    waiting = sorted((entry for entry in entries if entry.id not in made), key=_n_methods, reverse=True)
     if not waiting:
         return
     model, seed = load_model(store, args.device), store.manifest.spec.seed
@@ -129,6 +129,15 @@ def _of_layer(
     yield from (e for e in entries if e.spec.site == main.site and e.spec.kind in METHODS and not e.spec.variant)
 
 
+def _methods(kind: str) -> tuple[tuple[str, bool], ...]:
+    return METHODS.get(kind, (("sae", False),))
+
+
+def _n_methods(entry: DictionaryEntry) -> int:
+    """What takes longest is begun first, so that no worker is left alone with it at the end."""
+    return len(_methods(entry.spec.kind))
+
+
 # ---- rows
 
 
@@ -138,7 +147,7 @@ def dictionary_rows(
     """Rows of `patching` of one dictionary, by all methods that its kind stands for."""
     kind = dictionary.spec.kind if dictionary.spec else ""
     frames = []
-    for method, signed in METHODS.get(kind, (("sae", False),)):
+    for method, signed in _methods(kind):
         patching = read_pairs(model, dictionary, pairs, signed=signed)
         if not len(patching.features):
             print(f"{id}: no feature differs between the runs of any pair (no live feature?); nothing can be patched")
