@@ -14,7 +14,7 @@ active token on disk), so whoever reads features should go through it by `parts`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +65,12 @@ class FeatureCodes:
         """The windows of the text with activity, ascending."""
         found = (part.positions // window for part in self.parts(window))
         return np.concatenate([each[np.flatnonzero(np.diff(each, prepend=-1))] for each in found])
+
+
+def joined(parts: Sequence[FeatureCodes]) -> FeatureCodes:
+    """Consecutive parts of a feature as one."""
+    positions, codes = (np.concatenate([getattr(part, name) for part in parts]) for name in ("positions", "codes"))
+    return FeatureCodes(parts[0].feature, positions, codes)
 
 
 def in_memory(n: int) -> tuple[np.ndarray, np.ndarray]:

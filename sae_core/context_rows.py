@@ -106,7 +106,7 @@ def window_rows(store: RunStore, wanted: np.ndarray) -> pd.DataFrame:
         {
             "window": wanted,
             "document": documents.astype(np.int64),
-            "source": windows.sources[documents],
+            "source": windows.sources(documents),
             "token_ids": list(windows.tokens.reshape(-1, windows.window)[wanted].astype(np.int32)),
             "labels": list(window_labels(windows, wanted)),
         }

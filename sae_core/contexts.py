@@ -95,14 +95,14 @@ def _strongest_windows(found: FeatureCodes, window: int) -> np.ndarray:
     """The LOOKED_AT windows with the largest codes, strongest first, of equals the first."""
     kept, highest = np.zeros(0, np.int64), np.zeros(0, np.float32)
     for part in found.parts(window):
-        windows, codes = _highest(part, window)
+        windows, codes = highest_codes(part, window)
         windows, codes = np.concatenate([kept, windows]), np.concatenate([highest, codes])
         best = np.argsort(-codes, kind="stable")[:LOOKED_AT]
         kept, highest = windows[best], codes[best]
     return kept
 
 
-def _highest(found: FeatureCodes, window: int) -> tuple[np.ndarray, np.ndarray]:
+def highest_codes(found: FeatureCodes, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Every window with activity, ascending, and its largest code."""
     windows, starts = _active_windows(found, window)
     return windows, np.maximum.reduceat(found.codes, starts) if len(starts) else found.codes

@@ -19,12 +19,14 @@ import hashlib
 import json
 import shutil
 import time
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -37,6 +39,7 @@ SPLITS = ("train", "held_out")
 BLOCK_DOCUMENTS = 64
 BLOCK_CHARS = 1_000_000
 LISTED_SOURCES = 50
+COPIED_AT_ONCE = 2**20
 
 # ---- writing windows
 
@@ -67,7 +70,7 @@ def tokenise_to(
         stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         end = [tokenizer.eos_token_id] if end_of_text else []
         dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-        splits = {name: _SplitWriter(temporary, name, dtype, n // context * context) for name, n in wanted.items()}
+        splits = {name: _SplitWriter(temporary, name, dtype, n, context, window, stack) for name, n in wanted.items()}
         with tqdm(desc="tokens", total=sum(s.limit for s in splits.values()), unit="tok", dynamic_ncols=True) as bar:
             for block in _blocks(_needed(documents, splits)):
                 bar.update(sum(_write_block(block, tokenizer, splits, end)))
@@ -109,14 +112,17 @@ def _write_block(block: list, tokenizer: Any, splits: dict[str, _SplitWriter], e
 
 
 class _SplitWriter:
-    """One split on its way to disk: tokens and label numbers in raw files, one entry per document in memory."""
+    """One split on its way to disk, in raw files; in memory are the names of its sources and factors alone."""
 
-    def __init__(self, folder: Path, name: str, dtype: type, limit: int) -> None:
-        self.folder, self.name, self.dtype, self.limit = folder, name, dtype, limit
-        self.n = 0
-        self.starts: list[int] = []
-        self.document_sources: list[int] = []
+    def __init__(
+        self, folder: Path, name: str, dtype: type, limit: int, context: int, window: int, stack: ExitStack
+    ) -> None:
+        self.folder, self.name, self.dtype = folder, name, np.dtype(dtype)
+        self.limit, self.context, self.window = limit // context * context, context, window
+        self.stack, self.files = stack, {}
+        self.n = self.n_documents = 0
         self.sources: dict[str, int] = {}
+        self.documents_of: Counter[str] = Counter()
         self.values: dict[str, dict[str, int]] = {}
         self.digest = hashlib.sha256()
 
@@ -132,8 +138,7 @@ class _SplitWriter:
         if self.n and labels.keys() != self.values.keys():
             found = f"{sorted(labels.keys() ^ self.values.keys())} in some only"
             raise CorpusError("the same factors in every document", found, "Label all documents or none")
-        self.starts.append(self.n)
-        self.document_sources.append(self.sources.setdefault(source, len(self.sources)))
+        self._add_document(source, len(ids))
         raw = np.asarray(ids, self.dtype).tobytes()
         self.digest.update(raw)
         self._append("tokens.bin", raw)
@@ -145,36 +150,58 @@ class _SplitWriter:
         self.n += len(ids)
         return len(ids)
 
+    def _add_document(self, source: str, n_tokens: int) -> None:
+        """Its source, and itself for each window whose first token it holds."""
+        self.documents_of[source] += 1
+        self._append("sources.bin", np.int32(self.sources.setdefault(source, len(self.sources))).tobytes())
+        first, stop = (-(-n // self.window) for n in (self.n, self.n + n_tokens))
+        self._append("documents.bin", np.full(stop - first, self.n_documents, np.int32).tobytes())
+        self.n_documents += 1
+
     def _append(self, kind: str, raw: bytes) -> None:
-        with self._path(kind).open("ab") as file:
-            file.write(raw)
+        if kind not in self.files:
+            self.files[kind] = self.stack.enter_context(self._path(kind).open("wb"))
+        self.files[kind].write(raw)
 
     def _path(self, kind: str) -> Path:
         return self.folder / f"{self.name}.{kind}"
 
-    def finish(self, context: int, window: int) -> int:
+    def finish(self) -> int:
         """Cut to whole contexts and write what describes them; the number of tokens kept."""
-        kept = self.n // context * context
+        kept = self.n // self.context * self.context
         if kept == 0:
             found = f"{self.n} tokens in the {self.name.replace('_', '-')} split"
-            raise CorpusError(f"at least one context of {context} tokens in each split", found, "Use a longer corpus")
-        with self._path("tokens.bin").open("r+b") as file:
-            file.truncate(kept * np.dtype(self.dtype).itemsize)
-        starts = np.searchsorted(self.starts, np.arange(0, kept, window), side="right") - 1
-        np.save(self._path("documents.npy"), starts.astype(np.int32).reshape(-1, context // window))
-        np.save(self._path("sources.npy"), np.asarray(self.document_sources, np.int32))
+            fix = "Use a longer corpus"
+            raise CorpusError(f"at least one context of {self.context} tokens in each split", found, fix)
+        self.files["tokens.bin"].truncate(kept * self.dtype.itemsize)
+        for file in self.files.values():
+            file.close()
+        with self._path("documents.npy").open("wb") as file:
+            self._move("documents.bin", file, np.int32, (kept // self.context, self.context // self.window))
+        with self._path("sources.npy").open("wb") as file:
+            self._move("sources.bin", file, np.int32, (self.n_documents,))
         self._path("sources.json").write_text(json.dumps(list(self.sources), ensure_ascii=False), encoding="utf-8")
         if self.values:
-            self._compress_labels(kept, context)
+            self._compress_labels((kept // self.context, self.context))
         return kept
 
-    def _compress_labels(self, kept: int, context: int) -> None:
-        paths = {factor: self._path(f"{factor}.bin") for factor in self.values}
-        maps = {f: np.memmap(path, np.uint8, "r", shape=(kept // context, context)) for f, path in paths.items()}
-        np.savez_compressed(self._path("labels.npz"), **maps)
-        del maps
-        for path in paths.values():
-            path.unlink()
+    def _compress_labels(self, shape: tuple[int, int]) -> None:
+        """One file as numpy's savez_compressed writes it, which would map each factor into memory as a whole."""
+        with zipfile.ZipFile(self._path("labels.npz"), "w", zipfile.ZIP_DEFLATED) as members:
+            for factor in self.values:
+                with members.open(f"{factor}.npy", "w", force_zip64=True) as file:
+                    self._move(f"{factor}.bin", file, np.uint8, shape)
+
+    def _move(self, kind: str, target: IO[bytes], dtype: type, shape: tuple[int, ...]) -> None:
+        """The first numbers of a raw file as an .npy file of that shape; the raw file goes."""
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(target, header)
+        left = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        with self._path(kind).open("rb") as file:
+            while left and (part := file.read(min(left, COPIED_AT_ONCE))):
+                target.write(part)
+                left -= len(part)
+        self._path(kind).unlink()
 
 
 def _as_bytes(numbers: list[int], factor: str) -> bytes:
@@ -185,13 +212,12 @@ def _as_bytes(numbers: list[int], factor: str) -> bytes:
 
 
 def _facts(splits: dict[str, _SplitWriter], context: int, window: int, dtype: type) -> dict[str, Any]:
-    kept = {name: split.finish(context, window) for name, split in splits.items()}
+    kept = {name: split.finish() for name, split in splits.items()}
     digest = hashlib.sha256(f"{context}/{window}".encode())
     sources: Counter[str] = Counter()
     for split in splits.values():
         digest.update(split.digest.digest())
-        names = list(split.sources)
-        sources.update(names[i] for i in split.document_sources)
+        sources.update(split.documents_of)
     return {
         "n_train_tokens": kept["train"],
         "n_held_out_tokens": kept["held_out"],
@@ -211,25 +237,55 @@ def _facts(splits: dict[str, _SplitWriter], context: int, window: int, dtype: ty
 
 @dataclass(frozen=True)
 class Windows:
-    """One split. `tokens` [n, context] is memory-mapped; `documents` [n, context // window]; `sources` by document.
+    """One split, mapped into memory: `tokens` [n, context]; `documents` [n, context // window].
 
     `hash` is that of the whole corpus; `labels` gives the known factors.
     """
 
     tokens: np.ndarray
     documents: np.ndarray
-    sources: np.ndarray
+    source_names: np.ndarray
+    source_numbers: np.ndarray  # [documents]
     window: int
     hash: str
     factors: dict[str, list[str]] = field(default_factory=dict)
     labels_path: Path | None = None
 
+    def sources(self, documents: np.ndarray | slice) -> np.ndarray:
+        """The source of each of these documents, text [n]."""
+        return self.source_names[self.source_numbers[documents]]
+
     def labels(self, rows: Sequence[int] | np.ndarray | slice) -> dict[str, np.ndarray] | None:
-        """Factor -> value of every token of these contexts, text [rows, context]; None where nothing is known."""
+        """Factor -> value of every token of these contexts, text [rows, context]; None where nothing is known.
+
+        Raises CorpusError for a damaged file.
+        """
         if self.labels_path is None:
             return None
-        with np.load(self.labels_path, allow_pickle=False) as numbers:
-            return {f: np.asarray(values)[numbers[f][rows]] for f, values in self.factors.items()}
+        wanted = np.arange(len(self.tokens))[rows]
+        try:
+            with zipfile.ZipFile(self.labels_path) as members:
+                return {f: np.asarray(v)[_label_numbers(members, f, wanted)] for f, v in self.factors.items()}
+        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise CorpusError(f"whole labels in {self.labels_path}", str(error), "Make the corpus again") from None
+
+
+def _label_numbers(members: zipfile.ZipFile, factor: str, wanted: np.ndarray) -> np.ndarray:
+    """The numbers of some contexts, uint8 [wanted, context], read through to the last of them part by part."""
+    with members.open(f"{factor}.npy") as file:
+        np.lib.format.read_magic(file)
+        (_, context), _, _ = np.lib.format.read_array_header_1_0(file)
+        found = np.empty((len(wanted), context), np.uint8)
+        first, stop = 0, int(wanted.max(initial=-1)) + 1
+        while first < stop:
+            raw = file.read(min(stop - first, max(1, COPIED_AT_ONCE // context)) * context)
+            part = np.frombuffer(raw, np.uint8).reshape(-1, context)
+            if not len(part):
+                raise EOFError(f"{first} contexts of {factor} in place of at least {stop}")
+            here = (wanted >= first) & (wanted < first + len(part))
+            found[here] = part[wanted[here] - first]
+            first += len(part)
+    return found
 
 
 def load_windows(run_folder: Path, split: str) -> Windows:
@@ -240,13 +296,15 @@ def load_windows(run_folder: Path, split: str) -> Windows:
         facts = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         shape = (facts[f"n_{split}_tokens"] // facts["context"], facts["context"])
         tokens = np.memmap(folder / f"{split}.tokens.bin", facts["dtype"], "r", shape=shape)
-        documents = np.load(folder / f"{split}.documents.npy", allow_pickle=False)
+        documents, numbers = (
+            np.load(folder / f"{split}.{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in ("documents", "sources")
+        )
         names = np.asarray(json.loads((folder / f"{split}.sources.json").read_text(encoding="utf-8")), object)
-        sources = names[np.load(folder / f"{split}.sources.npy", allow_pickle=False)]
         factors, window, digest = facts["factors"][split], facts["window"], facts["hash"]
     except FileNotFoundError as error:
         raise CorpusError(f"{split} windows in {folder}", f"no {Path(error.filename).name}", fix) from None
     except (OSError, ValueError, KeyError, EOFError, IndexError) as error:
         raise CorpusError(f"whole {split} windows in {folder}", str(error), fix) from None
     labels = folder / f"{split}.labels.npz" if factors else None
-    return Windows(tokens, documents, sources, window, digest, factors, labels)
+    return Windows(tokens, documents, names, numbers, window, digest, factors, labels)

@@ -36,7 +36,11 @@ class EffectRows:
 
     def drawn_windows(self, found: FeatureCodes) -> np.ndarray:
         """The windows drawn for a feature with these codes over the table tokens, ascending."""
-        return lowest_priority(found.windows(self.text.window), self.priorities, EFFECT_WINDOWS)
+        drawn = np.zeros(0, np.int64)
+        for part in found.parts(self.text.window):
+            candidates = np.concatenate([drawn, part.windows(self.text.window)])
+            drawn = lowest_priority(candidates, self.priorities, EFFECT_WINDOWS)
+        return drawn
 
     def tables(self, features: Sequence[int], drawn: Sequence[np.ndarray]) -> tuple[pa.Table, pa.Table]:
         """Rows of the two tables for ascending features, each on its drawn windows."""

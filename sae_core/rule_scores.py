@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
 
-from sae_core.autointerp.fragments import Selection, select
+from sae_core.autointerp.fragments import Selection, in_pool, select
 from sae_core.autointerp.score import Score, scores_by_scheme
-from sae_core.code_index import FeatureCodes, above_zero
+from sae_core.code_index import FeatureCodes, above_zero, joined
 from sae_core.contexts import TokenText
 from sae_core.rule_views import View
 from sae_core.rules import Fitting, Rule, best_rule, in_contexts
@@ -67,20 +66,8 @@ class Halves:
 
     def _scored(self, found: FeatureCodes) -> FeatureCodes:
         """Its entries in the windows that fragments to score come from: the pool's, outside the fitting contexts."""
-        parts = [self._scored_part(in_contexts(part, ~self.fitting, self.text.context)) for part in found.parts()]
-        positions, codes = (np.concatenate(each) for each in zip(*((p.positions, p.codes) for p in parts), strict=True))
-        return FeatureCodes(found.feature, positions, codes)
-
-    def _scored_part(self, half: FeatureCodes) -> FeatureCodes:
-        if len(self.pool) == self.text.n_windows:
-            return half
-        return half.part(self._in_pool[half.positions // self.text.window])
-
-    @cached_property
-    def _in_pool(self) -> np.ndarray:
-        found = np.zeros(self.text.n_windows, bool)
-        found[self.pool] = True
-        return found
+        halves = (in_contexts(part, ~self.fitting, self.text.context) for part in found.parts())
+        return joined([in_pool(half, self.pool, self.text) for half in halves])
 
     def score(self, rule: Rule, chosen: Selection) -> dict[str, Score | None]:
         """Correlation of what the rule predicts with the true codes, for each scheme."""

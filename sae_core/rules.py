@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sae_core.code_index import FeatureCodes
+from sae_core.code_index import FeatureCodes, joined
 from sae_core.rule_views import NEVER, Reading, View
 
 MAX_KEYS = 10
@@ -55,9 +55,7 @@ def in_contexts(found: FeatureCodes, chosen: np.ndarray, context: int) -> Featur
     """The entries of a feature in the chosen contexts; chosen: [n_contexts] of bool."""
     edges = np.flatnonzero(np.diff(chosen, prepend=False, append=False)) * context
     cuts = np.searchsorted(found.positions, edges).reshape(-1, 2)
-    parts = [slice(start, stop) for start, stop in cuts] or [slice(0)]
-    positions, codes = (np.concatenate([each[part] for part in parts]) for each in (found.positions, found.codes))
-    return FeatureCodes(found.feature, positions, codes)
+    return joined([found.part(slice(start, stop)) for start, stop in cuts] or [found.part(slice(0))])
 
 
 # ---- fitting

@@ -15,7 +15,7 @@ from precompute.paper.sides import make_sides, published
 from sae_core.autointerp.answers import Answers, Service
 from sae_core.autointerp.client import Request
 from sae_core.autointerp.cost import Use
-from sae_core.autointerp.fragments import AS_PUBLISHED, active_fragments, judged, select
+from sae_core.autointerp.fragments import AS_PUBLISHED, active_fragments, in_pool, judged, select
 from sae_core.autointerp.interview import Interviewer, Outcome, Plan
 from sae_core.code_index import CodeIndex, FeatureCodes, above_zero
 from sae_core.errors import AnswerError, ServiceError
@@ -112,7 +112,8 @@ def _plans(
     text, seed = table_text(store), store.manifest.spec.seed
     pool = dictionary_pool(store, entry, text, setting)
     plans, skipped = [], {}
-    for found in _chosen(store, entry, index, n_features, setting, also):
+    for feature in _chosen(store, entry, index, n_features, setting, also):
+        found = in_pool(feature, pool, text)
         selection = select(found, pool, text, seed, setting)
         if selection is None:
             n = len(active_fragments(found, pool, text.window))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sae_core.code_index import FeatureCodes
-from sae_core.contexts import TokenText, active_spans
+from sae_core.code_index import FeatureCodes, joined
+from sae_core.contexts import TokenText, active_spans, highest_codes
 from sae_core.sampling import draw, feature_rng
 from sae_core.schemas import SCORE_MIN_FRAGMENTS
 
@@ -61,15 +61,21 @@ def fragment_pool(documents: np.ndarray, seed: int, dictionary: str = "") -> np.
     return np.sort(order[first])[:POOL]
 
 
+def in_pool(found: FeatureCodes, pool: np.ndarray, text: TokenText) -> FeatureCodes:
+    """Its entries in the windows of the pool: all that fragments are chosen by."""
+    if len(pool) == text.n_windows:
+        return found
+    inside = np.zeros(text.n_windows, bool)
+    inside[pool] = True
+    return joined([part.part(inside[part.positions // text.window]) for part in found.parts()])
+
+
 def active_fragments(found: FeatureCodes, pool: np.ndarray, window: int) -> np.ndarray:
     """The windows of the pool with activity, by falling largest code (equal ones by window); [n]."""
-    windows = found.positions // window
-    starts = np.flatnonzero(np.diff(windows, prepend=-1))
-    if not len(starts):
-        return starts
-    largest, windows = np.maximum.reduceat(found.codes, starts), windows[starts]
-    inside = np.isin(windows, pool, assume_unique=True)
-    return windows[inside][np.argsort(-largest[inside], kind="stable")]
+    parts = (highest_codes(part, window) for part in found.parts(window))
+    inside = [(windows[kept := np.isin(windows, pool, assume_unique=True)], codes[kept]) for windows, codes in parts]
+    windows, largest = (np.concatenate(each) for each in zip(*inside, strict=True))
+    return windows[np.argsort(-largest, kind="stable")]
 
 
 def fragments_at(found: FeatureCodes, windows: np.ndarray, text: TokenText) -> Fragments:

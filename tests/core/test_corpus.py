@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from sae_core import corpus
 from sae_core.corpus import load_windows, tokenise_to
 from sae_core.documents import TXT_LONGEST_CHARS, TextDocument, is_held_out, read_documents
 from sae_core.errors import CorpusError
@@ -60,7 +63,7 @@ def test_windows_are_the_documents_joined_and_cut(tmp_path, tokenizer, split):
     assert windows.tokens.shape[1] == CONTEXT and windows.window == WINDOW
     assert windows.tokens.reshape(-1).tolist() == ids[:kept]
     assert windows.documents.reshape(-1).tolist() == owners[:kept:WINDOW]
-    assert list(windows.sources) == [d.source for d in mine]
+    assert list(windows.sources(slice(None))) == [d.source for d in mine]
     assert windows.labels(slice(None)) is None
 
 
@@ -75,7 +78,7 @@ def test_sizes_asked_for_are_upper_limits_and_the_source_is_read_no_further(tmp_
     facts = write(tmp_path, endless(), tokenizer, train=1000, held_out=100)
     assert (facts["n_train_tokens"], facts["n_held_out_tokens"]) == (992, 96)
     assert len(taken) < 200
-    assert facts["n_documents"] == sum(len(load_windows(tmp_path, s).sources) for s in ("train", "held_out"))
+    assert facts["n_documents"] == sum(len(load_windows(tmp_path, s).source_numbers) for s in ("train", "held_out"))
 
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
@@ -96,6 +99,50 @@ def test_labels_stay_with_their_tokens(tmp_path, tokenizer, split):
     sources = ["" if end else mine[owner].source for end, owner in zip(ends, owners, strict=False)]
     assert labels["source"].reshape(-1).tolist() == sources
     assert (windows.labels([2, 0])["source"] == labels["source"][[2, 0]]).all()
+
+
+def test_labels_of_any_rows_read_part_by_part(tmp_path, tokenizer, monkeypatch):
+    write(tmp_path, make_documents(200, labelled=True), tokenizer)
+    windows = load_windows(tmp_path, "train")
+    whole = {f: np.asarray(names) for f, names in windows.factors.items()}
+    with np.load(windows.labels_path, allow_pickle=False) as numbers:  # what numpy itself reads in the file
+        whole = {f: names[numbers[f]] for f, names in whole.items()}
+    monkeypatch.setattr(corpus, "COPIED_AT_ONCE", 5 * CONTEXT)
+    last = len(windows.tokens) - 1
+    for rows in ([7, 3, 3, last], slice(4, 30, 3), slice(None), [], np.array([last])):
+        found = windows.labels(rows)
+        assert all(np.array_equal(found[f], values[rows]) for f, values in whole.items() if len(values[rows]))
+        assert all(len(found[f]) == len(values[rows]) for f, values in whole.items())
+
+
+def test_damaged_labels_are_a_sentence(tmp_path, tokenizer):
+    write(tmp_path, make_documents(200, labelled=True), tokenizer)
+    windows = load_windows(tmp_path, "train")
+    raw = windows.labels_path.read_bytes()
+    for broken in (raw[:-30], raw[: len(raw) // 2], b"", raw[:90] + b"\0" * 40 + raw[130:]):
+        windows.labels_path.write_bytes(broken)
+        with pytest.raises(CorpusError, match="whole labels in .*Make the corpus again"):
+            windows.labels(slice(None))
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(corpus, "COPIED_AT_ONCE", 4096)
+
+    def peak(n: int) -> tuple[int, int]:
+        folder = tmp_path / str(n)
+        plain = (TextDocument(f"the cat {i} sat in a hat. {ODD}", f"s{i % 4}") for i in range(n))
+        documents = (replace(document, labels=letters(document)) for document in plain)
+        tracemalloc.start()
+        facts = write(folder, documents, tokenizer)
+        windows = load_windows(folder, "train")
+        windows.labels([0, len(windows.tokens) - 1])
+        windows.sources(windows.documents[-1])
+        _, found = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return found, facts["n_train_tokens"]
+
+    (short, few), (long, many) = peak(500), peak(8000)
+    assert many > 15 * few and (long - short) / (many - few) < 0.2
 
 
 def test_documents_labelled_differently_are_refused(tmp_path, tokenizer):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from sae_core import sampling
+from sae_core import code_index, sampling
+from sae_core.code_index import FeatureCodes
+from sae_core.effect_rows import EffectRows
 from sae_core.sampling import (
     at_indices,
     draw,
@@ -15,6 +19,7 @@ from sae_core.sampling import (
     one_per_bin,
     window_priorities,
 )
+from sae_core.schemas import EFFECT_WINDOWS
 
 
 def test_lowest_priority_is_uniform_over_the_windows_of_a_feature() -> None:
@@ -32,6 +37,17 @@ def test_lowest_priority_keeps_all_of_few_and_never_repeats() -> None:
     assert lowest_priority(np.array([4, 9]), priorities, 5).tolist() == [4, 9]
     chosen = lowest_priority(np.arange(100), priorities, 30)
     assert len(set(chosen.tolist())) == 30 and (np.diff(chosen) > 0).all()
+
+
+def test_windows_drawn_part_by_part_are_those_of_all_at_once(monkeypatch) -> None:
+    monkeypatch.setattr(code_index, "PART_ENTRIES", 50)
+    rng = np.random.default_rng(0)
+    for n_active in (0, 3, 40, 900):
+        positions = np.sort(rng.choice(16_000, n_active, replace=False))
+        found = FeatureCodes(0, positions, np.ones(n_active, np.float32))
+        rows = SimpleNamespace(text=SimpleNamespace(window=16), priorities=window_priorities(1_000, 0))
+        expected = lowest_priority(np.unique(positions // 16), rows.priorities, EFFECT_WINDOWS)
+        assert EffectRows.drawn_windows(rows, found).tolist() == expected.tolist()
 
 
 def test_features_with_the_same_windows_draw_the_same_ones() -> None:

@@ -91,7 +91,7 @@ def test_windows_are_all_those_referred_to_with_source_and_labels(store: RunStor
     documents = corpus.documents.ravel()
     for window, row in found.iterrows():
         assert row["token_ids"].tolist() == corpus.tokens.reshape(-1, WINDOW)[window].tolist()
-        assert row["source"] == corpus.sources[documents[window]] and row["document"] == documents[window]
+        assert row["source"] == corpus.sources(documents[window]) and row["document"] == documents[window]
         spread = np.full(WINDOW, "", object)
         for first, stop, value in json.loads(row["labels"] or "{}").get("kind", []):
             spread[first:stop] = value

@@ -119,7 +119,7 @@ def test_the_miniature_brings_labels_and_registers(tmp_path, args):
     assert store.manifest.miniature and {"register", "bracket_depth"} <= set(store.manifest.corpus["factors"])
     windows = load_windows(store.folder, "held_out")
     labels = windows.labels([0])
-    register = windows.sources[windows.documents[0, 0]]
+    register = windows.sources(windows.documents[0, 0])
     assert labels["register"][0, 0] == register in store.manifest.corpus["sources"]
     whole = tiny_tokenizer().decode(windows.tokens.reshape(-1).tolist()).split("<|endoftext|>")[:-1]
     assert len(whole) > 2 and all(map(is_held_out, whole))
