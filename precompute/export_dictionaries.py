@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from precompute.common import bar, load_entry, load_model
 from sae_core import compare
 from sae_core.dictionaries import read_metadata, save_dictionary
+from sae_core.dictionaries.standardisation import STANDARDISATIONS
 from sae_core.errors import InputError
 from sae_core.feature_selection import Selection
 from sae_core.interop import neuronpedia as form
@@ -78,7 +79,11 @@ def neuronpedia(store: RunStore, entry: DictionaryEntry, selection: Selection, p
     names = form.Names.of(store, entry, settings.creator_id, settings.creator)
     folder = path / names.model / names.source
     features = selection.of(store, entry.id)
-    _begin(store, entry, names, folder, _notes(entry, selection, settings))
+    config = json.loads((store.dictionary_folder(entry.id) / "cfg.json").read_text(encoding="utf-8"))
+    _begin(form.source(names, entry, store, config, _notes(entry, config, selection, settings)), folder)
+    form.write_lines(folder / "release.jsonl", [form.release(names, store)])
+    form.write_lines(folder / "model.jsonl", [form.model(names, store)])
+    form.write_lines(folder / "sourceset.jsonl", [form.sourceset(names, entry)])
     numbers = _numbers(store, entry, settings.device) if settings.losses else None
     vectors = compare.decoder(store.dictionary_folder(entry.id))
     words = {int(id): original(token) for id, token in store.vocabulary().items()}
@@ -108,7 +113,7 @@ def _numbers(store: RunStore, entry: DictionaryEntry, device: str) -> CausalNumb
     return CausalNumbers(model, load_entry(store, entry, model.device))
 
 
-def _notes(entry: DictionaryEntry, selection: Selection, settings: Settings) -> str:
+def _notes(entry: DictionaryEntry, config: form.Record, selection: Selection, settings: Settings) -> str:
     """What the numbers are; equal for equal exports, so that a killed one is known again."""
     causal = (
         "lossValues: loss of the next token after removal of the feature minus before (nats), the window read on its "
@@ -119,20 +124,23 @@ def _notes(entry: DictionaryEntry, selection: Selection, settings: Settings) -> 
             "dictionary": entry.id,
             "hash": entry.hash,
             "features": selection.text,
+            "values": units(config),
             "causal": causal if settings.losses else "not computed",
         }
     )
 
 
-def _begin(store: RunStore, entry: DictionaryEntry, names: form.Names, folder: Path, notes: str) -> None:
-    """Write the four single records; `source.jsonl` first, as the mark of which export the folder holds."""
-    config = json.loads((store.dictionary_folder(entry.id) / "cfg.json").read_text(encoding="utf-8"))
-    source = form.source(names, entry, store, config, notes)
+def units(config: form.Record) -> str:
+    """The units of activations, which Neuronpedia's own keys have no place for."""
+    how = STANDARDISATIONS.get(config.get("normalize_activations"))
+    other = f": the codes by saelensConfig times the {how.sigma_is} of the token's activation" if how else ""
+    return f"in the units of the model's activation{other}"
+
+
+def _begin(source: form.Record, folder: Path) -> None:
+    """Write `source.jsonl` first, as the mark of which export the folder holds. Raises InputError for another one."""
     mark = folder / "source.jsonl"
     same = mark.exists() and mark.read_text(encoding="utf-8") == json.dumps(source, ensure_ascii=False) + "\n"
     if not same and folder.exists() and any(folder.iterdir()):
         raise InputError("a new folder, or one with the same export begun", f"another in {folder}", "Choose another")
     form.write_lines(mark, [source])
-    form.write_lines(folder / "release.jsonl", [form.release(names, store)])
-    form.write_lines(folder / "model.jsonl", [form.model(names, store)])
-    form.write_lines(folder / "sourceset.jsonl", [form.sourceset(names, entry)])

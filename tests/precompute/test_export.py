@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from precompute.__main__ import main
 from precompute.common import load_entry, load_model
+from precompute.export_dictionaries import units
 from sae_core.annotations import Annotations
 from sae_core.dictionaries import load_dictionary, read_metadata
 from sae_core.imported_labels import ImportedLabel, ImportedLabels
@@ -118,6 +119,14 @@ def test_records_point_to_each_other(exported: Path) -> None:
             assert type(record["index"]) is int and record["index"] in FEATURES
     ids = [r["id"] for kind in ("activations", "explanations") for r in lines(exported / kind / "batch-0.jsonl.gz")]
     assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[a-z][a-z0-9]{24}", id) for id in ids)
+
+
+def test_the_notes_name_the_units_of_values(exported: Path) -> None:
+    notes = json.loads(lines(exported / "source.jsonl")[0]["notes"])
+    assert notes["values"] == units({}) == "in the units of the model's activation"
+    assert units({"normalize_activations": "layer_norm"}).endswith(
+        "the codes by saelensConfig times the standard deviation of the token's activation"
+    )
 
 
 def test_features_hold_what_the_tables_hold(store: RunStore, exported: Path) -> None:
