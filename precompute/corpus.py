@@ -21,7 +21,7 @@ from sae_core.language_model import LanguageModel
 from sae_core.specs import CorpusSpec, ModelSpec, RunSpec
 from sae_core.store import Manifest, RunStore, storage_errors
 
-COUNT_AT_ONCE = 2**22
+COUNT_AT_ONCE = 2**20
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt")
 
 
