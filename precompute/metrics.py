@@ -76,11 +76,12 @@ def _settings(args: Args) -> dict[str, int]:
 def _measure_layer(store: RunStore, model: LanguageModel, entries: Sequence[DictionaryEntry], args: Args) -> None:
     """All dictionaries of one layer in one pass: the clean loss is theirs together."""
     tokens = load_windows(store.folder, "held_out").tokens
-    batches = list(held_out_batches(tokens, args.metric_tokens, model.d_vocab, args.batch, model.device))
+    batches = partial(held_out_batches, tokens, args.metric_tokens, model.d_vocab, args.batch, model.device)
     dictionaries = [load_entry(store, entry, model.device) for entry in entries]
     what = f"metrics of {entries[0].spec.site.where} ({len(entries)} dictionaries)"
     each = partial(side_by_side, device=model.device)
-    found = measure(model, dictionaries, bar(batches, what), store.manifest.spec.first, each)
+    shown = bar(batches(), what, sum(1 for _ in batches()))  # counted, not kept: 8 bytes a token
+    found = measure(model, dictionaries, shown, store.manifest.spec.first, each)
     for entry, metrics in zip(entries, found, strict=True):
         frame = pd.DataFrame([row(entry, metrics, read_metadata(store.dictionary_folder(entry.id)))])
         store.write_table("metrics", frame, entry.id, store.provenance(entry.id, **_settings(args)))
