@@ -119,7 +119,8 @@ class _SplitWriter:
     ) -> None:
         self.folder, self.name, self.dtype = folder, name, np.dtype(dtype)
         self.limit, self.context, self.window = limit // context * context, context, window
-        self.stack, self.files = stack, {}
+        self.stack = stack  # closes what is open, whatever happens
+        self.files: dict[str, IO[bytes]] = {}
         self.n = self.n_documents = 0
         self.sources: dict[str, int] = {}
         self.documents_of: Counter[str] = Counter()
